@@ -1,0 +1,169 @@
+/* gnn.h: the C interface of gnnoffload's core and kernels.
+ *
+ * Every function returns a gnn_status; the text of the last failure on this thread is
+ * gnn_message(). Ops allocate nothing: outputs and scratch belong to the caller. Row
+ * pointers are int64, column indices int32, all address arithmetic int64. 16- and 32-bit
+ * features accumulate in float, double in double.
+ * Words: N rows (destinations), M columns (sources), E entries (edges), F features.
+ */
+#ifndef GNN_H
+#define GNN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---------------------------------------------------------------- status and message */
+
+/* name, text, Python exception raised for it */
+#define GNN_STATUS_MAP(X)                                                              \
+    X(GNN_OK, "ok", NULL)                                                              \
+    X(GNN_EINVAL, "invalid argument", "ValueError")                                    \
+    X(GNN_EGRAPH, "malformed graph", "GraphError")                                     \
+    X(GNN_ETYPE, "wrong type", "TypeError")                                            \
+    X(GNN_ENOTSUP, "not supported", "NotImplementedError")                             \
+    X(GNN_ENOMEM, "out of memory", "MemoryError")                                      \
+    X(GNN_EFULL, "tier is full", "OffloadError")                                       \
+    X(GNN_EIO, "input/output failed", "SpillError")                                    \
+    X(GNN_ESTATE, "wrong state", "OffloadError")                                       \
+    X(GNN_EDEVICE, "device failed", "DeviceError")
+
+#define GNN_STATUS_ENUM(name, text, exception) name,
+typedef enum gnn_status { GNN_STATUS_MAP(GNN_STATUS_ENUM) GNN_STATUS_COUNT } gnn_status;
+#undef GNN_STATUS_ENUM
+
+/* Records a message for this thread and returns status, so that an error path is
+ * `return gnn_fail(GNN_EINVAL, "spmm: x must have %lld rows, got %lld", ...)`. */
+gnn_status gnn_fail(gnn_status status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+const char *gnn_message(void);                    // last failure on this thread, never NULL
+gnn_status gnn_last_status(void);                 // its status
+const char *gnn_status_text(gnn_status status);   // "malformed graph"
+const char *gnn_status_exception(gnn_status status); // "GraphError", NULL for GNN_OK
+
+#define GNN_REQUIRE(condition, status, ...)                                            \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            return gnn_fail((status), __VA_ARGS__);                                    \
+        }                                                                              \
+    } while (0)
+
+#define GNN_TRY(call)                                                                  \
+    do {                                                                               \
+        gnn_status gnn_try_status_ = (call);                                           \
+        if (gnn_try_status_ != GNN_OK) {                                               \
+            return gnn_try_status_;                                                    \
+        }                                                                              \
+    } while (0)
+
+/* --------------------------------------------------------------------------- dtypes */
+
+/* name, bytes, text */
+#define GNN_DTYPE_MAP(X)                                                               \
+    X(GNN_F32, 4, "float32")                                                           \
+    X(GNN_F64, 8, "float64")                                                           \
+    X(GNN_BF16, 2, "bfloat16")                                                         \
+    X(GNN_F16, 2, "float16")                                                           \
+    X(GNN_I32, 4, "int32")                                                             \
+    X(GNN_I64, 8, "int64")
+
+#define GNN_DTYPE_ENUM(name, bytes, text) name,
+typedef enum gnn_dtype { GNN_DTYPE_MAP(GNN_DTYPE_ENUM) GNN_DTYPE_COUNT } gnn_dtype;
+#undef GNN_DTYPE_ENUM
+
+int64_t gnn_dtype_size(gnn_dtype dtype);     // bytes of one element
+const char *gnn_dtype_text(gnn_dtype dtype); // "float32"
+
+/* ------------------------------------------------------------------------- threads */
+
+/* Runs body(begin, end, context) over disjoint ranges that cover [0, n), each at least
+ * `grain` long except the last. Which thread runs which range is unspecified, so a
+ * result must depend on the item index alone. Set once, at bind; serial by default. */
+typedef void (*gnn_range_body)(int64_t begin, int64_t end, void *context);
+typedef void (*gnn_parallel_for_fn)(int64_t n, int64_t grain, gnn_range_body body,
+                                    void *context);
+void gnn_set_parallel_for(gnn_parallel_for_fn fn); // NULL restores the serial one
+void gnn_parallel_for(int64_t n, int64_t grain, gnn_range_body body, void *context);
+
+/* --------------------------------------------------------------------------- graphs */
+
+/* A view of a compressed sparse matrix. By destination (CSR): rows are destinations and
+ * col holds sources. By source (CSC), the same struct with the roles swapped. */
+typedef struct gnn_csr {
+    int64_t n_rows, n_cols, n_edges;
+    const int64_t *rowptr; // [n_rows + 1]
+    const int32_t *col;    // [n_edges]
+    const void *eid;       // [n_edges] entry -> edge in the caller's order; NULL: identity
+    gnn_dtype eid_dtype;   // GNN_I32 or GNN_I64
+} gnn_csr;
+
+/* Checks a CSR given by a caller, before anything else sees it.
+ *   rowptr [n_rowptr], col [n_edges], of dtype GNN_I32 or GNN_I64 each
+ * Returns GNN_EGRAPH naming the argument, first bad position, value and limit: rowptr must
+ * have n_rows + 1 entries, start at 0, never decrease and end at n_edges; every col must
+ * lie in [0, n_cols); n_cols must be below 2^31. Reads everything once. */
+gnn_status gnn_csr_check(const void *rowptr, gnn_dtype rowptr_dtype, int64_t n_rowptr,
+                         const void *col, gnn_dtype col_dtype, int64_t n_edges,
+                         int64_t n_rows, int64_t n_cols);
+
+/* Builds the CSR of an edge list, rows ordered by (row, col), ties by input position.
+ *   row, col   [n_edges] of dtype GNN_I32 or GNN_I64, `row_stride`/`col_stride` elements
+ *              apart; each entry is checked while it is read (GNN_EGRAPH with edge number,
+ *              value and limit)
+ *   scratch    gnn_csr_from_coo_scratch() bytes, 64-byte aligned
+ *   rowptr     [n_rows + 1]      out_col [n_edges]
+ *   eid        [n_edges] of eid_dtype (GNN_I32 needs n_edges < 2^31)
+ *   *sorted    true when the input already was in that order: eid is the identity
+ * A stable radix sort, skipped when the input is sorted. */
+int64_t gnn_csr_from_coo_scratch(int64_t n_edges, int64_t n_rows, int64_t n_cols);
+gnn_status gnn_csr_from_coo(const void *row, int64_t row_stride, const void *col,
+                            int64_t col_stride, gnn_dtype index_dtype, int64_t n_edges,
+                            int64_t n_rows, int64_t n_cols, void *scratch,
+                            int64_t *rowptr, int32_t *out_col, void *eid,
+                            gnn_dtype eid_dtype, bool *sorted);
+
+/* Transposes a checked CSR: rows of the result are columns of a, each row ordered by
+ * (row of a, position).
+ *   colptr [n_cols + 1]   row [n_edges]   eid [n_edges] of eid_dtype: entry -> edge in the
+ *   caller's order (a->eid composed with the transposition) */
+gnn_status gnn_csr_transpose(const gnn_csr *a, int64_t *colptr, int32_t *row, void *eid,
+                             gnn_dtype eid_dtype);
+
+/* --------------------------------------------------------------- sparse-dense product */
+
+/* y[i, :] = s[i] * sum over entries e of row i of  w[eid[e]] * t[col[e]] * x[col[e], :]
+ *   x       [n_cols, F] of dtype, rows x_stride elements apart (0 and negative allowed)
+ *   weight  [n_edges] of dtype, in the caller's edge order; NULL: all ones
+ *   row_scale s [n_rows], col_scale t [n_cols] of the accumulator type; NULL: all ones
+ *   scratch gnn_spmm_scratch(&a, F, dtype) bytes, 64-byte aligned (partial sums of rows
+ *           that are split between work items)
+ *   y       [n_rows, F] of dtype, contiguous, overwritten, must not overlap x
+ * Sums in entry order within a work item and in item order across items; items depend on
+ * the graph alone, so the result does not depend on the thread count. */
+typedef struct gnn_spmm_args {
+    gnn_csr a;
+    gnn_dtype dtype; // GNN_F32, GNN_F64, GNN_BF16, GNN_F16
+    int64_t n_features, x_stride;
+    const void *x, *weight, *row_scale, *col_scale;
+    void *scratch, *y;
+} gnn_spmm_args;
+int64_t gnn_spmm_scratch(const gnn_csr *a, int64_t n_features, gnn_dtype dtype);
+gnn_status gnn_spmm_cpu(const gnn_spmm_args *args);
+
+/* z[eid[e]] = s[i] * t[col[e]] * <u[i, :], v[col[e], :]>   for every entry e of row i
+ *   u [n_rows, F], v [n_cols, F] of dtype, rows u_stride and v_stride elements apart
+ *   row_scale, col_scale as in gnn_spmm_args          z [n_edges] of dtype, overwritten */
+typedef struct gnn_sddmm_args {
+    gnn_csr a;
+    gnn_dtype dtype;
+    int64_t n_features, u_stride, v_stride;
+    const void *u, *v, *row_scale, *col_scale;
+    void *z;
+} gnn_sddmm_args;
+gnn_status gnn_sddmm_cpu(const gnn_sddmm_args *args);
+
+/* The instruction set the CPU kernels use: "avx512", "avx2", "neon", "c". Picked once;
+ * the environment variable GNNOFFLOAD_ISA forces one that the machine has. */
+const char *gnn_isa_text(void);
+
+#endif
