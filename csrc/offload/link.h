@@ -25,13 +25,13 @@ typedef struct gnn_slot {
 } gnn_slot;
 
 typedef struct gnn_link_stats {
-    int64_t bytes_out, bytes_in;     // completed copies
+    int64_t bytes_out, bytes_in; // completed copies
     int64_t copies_out, copies_in;
-    double busy_out, busy_in;        // seconds during which a copy was under way
-    double stall_out, stall_in;      // seconds a compute stream waited in order() or wait()
-    int64_t slot_bytes, slot_peak;   // far-side bytes in use now, and the most ever
-    int64_t tier_bytes;              // far-side bytes reserved (file size, slab size)
-    int64_t page_cache;              // 1: copies go through the page cache (no direct I/O)
+    double busy_out, busy_in;   // seconds during which a copy was under way
+    double stall_out, stall_in; // seconds a compute stream waited in order() or wait()
+    int64_t slot_bytes, slot_peak; // far-side bytes in use now, and the most ever
+    int64_t tier_bytes;            // far-side bytes reserved (file size, slab size)
+    int64_t page_cache; // 1: copies go through the page cache (no direct I/O)
 } gnn_link_stats;
 
 typedef struct gnn_link_ops {
@@ -39,9 +39,11 @@ typedef struct gnn_link_ops {
 
     /* Reserves far-side space. GNN_EFULL when the tier is full (not an error of the caller). */
     gnn_status (*slot_alloc)(gnn_link *link, int64_t bytes, gnn_slot *slot);
-    void (*slot_free)(gnn_link *link, gnn_slot slot);
+    /* Gives far-side space back; no copy of the slot may be under way. GNN_ESTATE, changing
+     * nothing, for a slot that is not in use. */
+    gnn_status (*slot_free)(gnn_link *link, gnn_slot slot);
 
-    /* Marks "all work queued on `stream` up to now". Freed by mark_free. */
+    /* Marks "all work queued on `stream` up to now". Freed by mark_free. Host links: 0. */
     gnn_status (*mark)(gnn_link *link, gnn_stream stream, gnn_mark *mark);
     void (*mark_free)(gnn_link *link, gnn_mark mark);
 
@@ -61,12 +63,17 @@ typedef struct gnn_link_ops {
     /* Blocks the host until the copy ended; call it without the GIL. Returns how it ended. */
     gnn_status (*wait)(gnn_link *link, gnn_ticket ticket);
     /* Blocks for at most `seconds`, so that signals can be looked at in between. */
-    gnn_status (*wait_for)(gnn_link *link, gnn_ticket ticket, double seconds, bool *done);
+    gnn_status (*wait_for)(gnn_link *link, gnn_ticket ticket, double seconds,
+                           bool *done);
+    /* Forgets a ticket (0: nothing). A copy under way goes on and still needs `near`. */
     void (*ticket_free)(gnn_link *link, gnn_ticket ticket);
 
     void (*stats)(gnn_link *link, gnn_link_stats *stats);
-    /* Measured rates in bytes per second, far tier written and read with `bytes` of probe data. */
-    gnn_status (*measure)(gnn_link *link, int64_t bytes, double *rate_out, double *rate_in);
+    /* Measured rates in bytes per second: writes, then reads `bytes` of probe data (less where
+     * that would take over a second each way). Needs the space in the tier; not counted in the
+     * statistics. Blocks. */
+    gnn_status (*measure)(gnn_link *link, int64_t bytes, double *rate_out,
+                          double *rate_in);
     /* Waits for copies under way, then frees everything. */
     void (*close)(gnn_link *link);
 } gnn_link_ops;
@@ -75,18 +82,29 @@ struct gnn_link {
     const gnn_link_ops *ops; // first member of every link
 };
 
-/* A RAM-to-RAM link for tests and benchmarks; `limit` far-side bytes at most. */
+/* After a fork the child's calls return GNN_ESTATE: the worker threads and the file position of
+ * every slot belong to the parent. `close` in the child only releases memory and descriptors. */
+
+/* A RAM-to-RAM link for tests and benchmarks; `limit` far-side bytes at most, `threads` workers
+ * per direction. */
 gnn_status gnn_link_ram_open(int64_t limit, int threads, gnn_link **link);
 
-/* RAM to an unnamed file in `directory`; `limit` bytes at most.
+/* Controls of the RAM link, for tests. Hold: copies start but do not end until it is lifted
+ * (close lifts it). Fail: of the copies' chunks (1 MiB) in that direction, counted from now, the
+ * nth (1: the next) fails with `status`; 0 disarms. */
+void gnn_link_ram_hold(gnn_link *link, bool hold);
+void gnn_link_ram_fail(gnn_link *link, bool out, int64_t nth, gnn_status status);
+
+/* RAM to an unnamed file in `directory`; `limit` bytes at most. The file holds activations, that
+ * is training data, unencrypted; no name leads to it and it goes with the last descriptor.
  * GNN_EIO naming the directory when it is missing, unwritable, not a directory, or memory-backed
  * (tmpfs, ramfs) unless allow_memory_backed. */
 typedef struct gnn_link_file_options {
     const char *directory;
     int64_t limit;
-    int threads;              // I/O workers per direction; 0: chosen
+    int threads; // I/O workers per direction; 0: chosen
     bool allow_memory_backed;
-    bool direct;              // use direct I/O where the file system takes it
+    bool direct; // use direct I/O where the file system takes it
 } gnn_link_file_options;
 gnn_status gnn_link_file_open(const gnn_link_file_options *options, gnn_link **link);
 

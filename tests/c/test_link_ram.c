@@ -1,0 +1,260 @@
+/* test_link_ram.c: the calls of link.h on the RAM link: copies arrive whole, tickets tell the
+ * truth, limits and failures are statuses, nothing blocks that should not.
+ * law: 9 */
+#include "offload/link.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHECK(condition)                                                               \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            printf("%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, gnn_message()); \
+            exit(1);                                                                   \
+        }                                                                              \
+    } while (0)
+#define MIB ((int64_t)1 << 20)
+
+static gnn_link *open_link(int64_t limit, int threads) {
+    gnn_link *link;
+    CHECK(gnn_link_ram_open(limit, threads, &link) == GNN_OK);
+    return link;
+}
+
+static void fill(char *at, int64_t bytes, uint32_t seed) {
+    for (int64_t b = 0; b < bytes; b++) {
+        seed = seed * 1664525u + 1013904223u;
+        at[b] = (char)(seed >> 24);
+    }
+}
+
+static void finish(gnn_link *link, gnn_ticket ticket) {
+    CHECK(link->ops->wait(link, ticket) == GNN_OK);
+    link->ops->ticket_free(link, ticket);
+}
+
+static void roundtrip(gnn_link *link, int64_t bytes, int64_t shift) {
+    char *near = malloc((size_t)(bytes + shift)),
+         *back = malloc((size_t)(bytes + shift));
+    gnn_slot slot;
+    gnn_ticket put, get;
+    fill(near + shift, bytes, (uint32_t)bytes);
+    CHECK(link->ops->slot_alloc(link, bytes, &slot) == GNN_OK && slot.bytes == bytes);
+    CHECK(link->ops->put(link, slot, near + shift, 0, &put) == GNN_OK);
+    CHECK(link->ops->get(link, slot, back + shift, 0, put, &get) == GNN_OK);
+    finish(link, get);
+    finish(link, put);
+    CHECK(memcmp(near + shift, back + shift, (size_t)bytes) == 0);
+    CHECK(link->ops->slot_free(link, slot) == GNN_OK);
+    free(near);
+    free(back);
+}
+
+static void test_sizes(void) {
+    static const int64_t sizes[] = {1,       7,   4095,    4096,       4097,
+                                    MIB - 1, MIB, MIB + 1, 5 * MIB + 3};
+    gnn_link *link = open_link(16 * MIB, 2);
+    gnn_link_stats stats;
+    int64_t total = 0;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        roundtrip(link, sizes[s], 0);
+        roundtrip(link, sizes[s], 3);
+        total += 2 * sizes[s];
+    }
+    link->ops->stats(link, &stats);
+    CHECK(stats.bytes_out == total && stats.bytes_in == total);
+    CHECK(stats.copies_out == 18 && stats.copies_in == 18);
+    CHECK(stats.busy_out > 0 && stats.busy_in > 0);
+    CHECK(stats.slot_bytes == 0 && stats.slot_peak == 5 * MIB + 4096);
+    CHECK(stats.tier_bytes <= stats.slot_peak + stats.slot_peak / 20);
+    link->ops->close(link);
+}
+
+/* A held copy is not done; a get that waits for it neither; a later one overtakes. */
+static void test_order(void) {
+    gnn_link *link = open_link(4 * MIB, 1);
+    char near[64], back[64], other[64] = {0};
+    gnn_slot a, b;
+    gnn_ticket put, first, get, overtaking;
+    bool done;
+    gnn_link_stats stats;
+    fill(near, 64, 1);
+    CHECK(link->ops->slot_alloc(link, 64, &a) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, 64, &b) == GNN_OK && b.offset != a.offset);
+    CHECK(link->ops->put(link, b, near, 0, &first) == GNN_OK);
+    finish(link, first);
+    gnn_link_ram_hold(link, true);
+    CHECK(link->ops->put(link, a, near, 0, &put) == GNN_OK);
+    CHECK(link->ops->get(link, a, back, 0, put, &get) == GNN_OK);
+    CHECK(link->ops->get(link, b, other, 0, 0, &overtaking) == GNN_OK);
+    CHECK(link->ops->poll(link, put, &done) == GNN_OK && !done);
+    CHECK(link->ops->wait_for(link, get, 0.01, &done) == GNN_OK && !done);
+    link->ops->ticket_free(link, put); // the get still waits for its copy
+    gnn_link_ram_hold(link, false);
+    finish(link, overtaking);
+    finish(link, get);
+    CHECK(memcmp(near, back, 64) == 0 && memcmp(near, other, 64) == 0);
+    link->ops->stats(link, &stats);
+    CHECK(stats.stall_in >= 0.01);
+    CHECK(link->ops->poll(link, 0, &done) == GNN_OK && done);
+    CHECK(link->ops->poll(link, put, &done) == GNN_ESTATE);
+    link->ops->close(link);
+}
+
+static void test_limit(void) {
+    gnn_link *link = open_link(2 * MIB, 1);
+    gnn_slot a, b, c;
+    CHECK(link->ops->slot_alloc(link, MIB, &a) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, MIB, &b) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, 1, &c) == GNN_EFULL);
+    CHECK(strstr(gnn_message(), "tier is full"));
+    CHECK(link->ops->slot_free(link, a) == GNN_OK);
+    CHECK(link->ops->slot_free(link, a) == GNN_ESTATE);
+    CHECK(link->ops->slot_alloc(link, MIB, &c) == GNN_OK && c.offset == a.offset);
+    CHECK(link->ops->slot_alloc(link, 0, &c) == GNN_EINVAL);
+    CHECK(link->ops->slot_alloc(link, INT64_MAX, &c) == GNN_EFULL);
+    link->ops->close(link);
+    CHECK(gnn_link_ram_open(0, 1, &link) == GNN_EINVAL);
+    CHECK(gnn_link_ram_open(MIB, 0, &link) == GNN_EINVAL);
+    CHECK(gnn_link_ram_open((int64_t)1 << 62, 1, &link) == GNN_ENOMEM);
+}
+
+/* A failed chunk fails its copy, and the copy that waits for it, and no other. */
+static void test_failure(void) {
+    gnn_link *link = open_link(16 * MIB, 1);
+    char *near = calloc(4, (size_t)MIB);
+    gnn_slot slot;
+    gnn_ticket put, get, again;
+    gnn_link_stats stats;
+    CHECK(link->ops->slot_alloc(link, 4 * MIB, &slot) == GNN_OK);
+    gnn_link_ram_fail(link, true, 2, GNN_EFULL);
+    CHECK(link->ops->put(link, slot, near, 0, &put) == GNN_OK);
+    CHECK(link->ops->get(link, slot, near, 0, put, &get) == GNN_OK);
+    CHECK(link->ops->wait(link, put) == GNN_EFULL);
+    CHECK(strstr(gnn_message(), "injected failure of a put"));
+    CHECK(link->ops->wait(link, get) == GNN_EFULL);
+    CHECK(link->ops->put(link, slot, near, 0, &again) == GNN_OK);
+    finish(link, again);
+    link->ops->stats(link, &stats);
+    CHECK(stats.bytes_out == 4 * MIB && stats.bytes_in == 0);
+    link->ops->ticket_free(link, put);
+    link->ops->ticket_free(link, put); // stale: harmless
+    link->ops->ticket_free(link, get);
+    link->ops->close(link);
+    free(near);
+}
+
+typedef struct task {
+    gnn_link *link;
+    unsigned seed;
+} task;
+
+static void *hammer(void *argument) {
+    task *t = argument;
+    for (int i = 0; i < 60; i++) {
+        roundtrip(t->link, 1 + (int64_t)(rand_r(&t->seed) % (3 * MIB)), i % 9);
+    }
+    return NULL;
+}
+
+static void test_threads(void) {
+    gnn_link *link = open_link(64 * MIB, 3);
+    pthread_t threads[4];
+    task tasks[4];
+    for (unsigned t = 0; t < 4; t++) {
+        tasks[t] = (task){link, t};
+        CHECK(!pthread_create(&threads[t], NULL, hammer, &tasks[t]));
+    }
+    for (int t = 0; t < 4; t++) {
+        pthread_join(threads[t], NULL);
+    }
+    gnn_link_stats stats;
+    link->ops->stats(link, &stats);
+    CHECK(stats.copies_out == 240 && stats.copies_in == 240 && stats.slot_bytes == 0);
+    link->ops->close(link);
+}
+
+/* Close with copies in flight finishes them. */
+static void test_close(void) {
+    gnn_link *link = open_link(64 * MIB, 2);
+    char *near = calloc(64, (size_t)MIB);
+    gnn_link_ram_hold(link, true);
+    for (int i = 0; i < 16; i++) {
+        gnn_slot slot;
+        gnn_ticket put, get;
+        CHECK(link->ops->slot_alloc(link, 3 * MIB, &slot) == GNN_OK);
+        CHECK(link->ops->put(link, slot, near + 3 * i * MIB, 0, &put) == GNN_OK);
+        CHECK(link->ops->get(link, slot, near + 3 * i * MIB, 0, put, &get) == GNN_OK);
+    }
+    link->ops->close(link);
+    free(near);
+}
+
+static int use_in_child(gnn_link *link, gnn_slot slot, gnn_ticket ticket) {
+    char near[64];
+    bool done;
+    gnn_ticket other;
+    gnn_link_stats stats;
+    int right = link->ops->wait(link, ticket) == GNN_ESTATE &&
+                strstr(gnn_message(), "fork") &&
+                link->ops->poll(link, ticket, &done) == GNN_ESTATE &&
+                link->ops->put(link, slot, near, 0, &other) == GNN_ESTATE &&
+                link->ops->get(link, slot, near, 0, 0, &other) == GNN_ESTATE &&
+                link->ops->slot_alloc(link, 64, &slot) == GNN_ESTATE &&
+                link->ops->slot_free(link, slot) == GNN_ESTATE;
+    link->ops->stats(link, &stats);
+    link->ops->ticket_free(link, ticket);
+    link->ops->close(link);
+    return right ? 0 : 1;
+}
+
+static void test_fork(void) {
+    gnn_link *link = open_link(MIB, 1);
+    char near[64] = {0};
+    gnn_slot slot;
+    gnn_ticket put;
+    int status = 0;
+    CHECK(link->ops->slot_alloc(link, 64, &slot) == GNN_OK);
+    gnn_link_ram_hold(link, true);
+    CHECK(link->ops->put(link, slot, near, 0, &put) == GNN_OK);
+    pid_t child = fork();
+    if (child == 0) {
+        _exit(use_in_child(link, slot, put));
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+    gnn_link_ram_hold(link, false);
+    finish(link, put);
+    link->ops->close(link);
+}
+
+static void test_measure(void) {
+    gnn_link *link = open_link(64 * MIB, 2);
+    double out = 0, in = 0;
+    gnn_link_stats stats;
+    CHECK(link->ops->measure(link, 64 * MIB, &out, &in) == GNN_OK && out > 0 && in > 0);
+    link->ops->stats(link, &stats);
+    CHECK(stats.bytes_out == 0 && stats.copies_in == 0 && stats.slot_bytes == 0);
+    CHECK(stats.busy_out == 0 && stats.stall_in == 0);
+    link->ops->close(link);
+    link = open_link(MIB, 1);
+    CHECK(link->ops->measure(link, MIB, &out, &in) == GNN_EFULL);
+    link->ops->close(link);
+}
+
+int main(void) {
+    test_sizes();
+    test_order();
+    test_limit();
+    test_failure();
+    test_threads();
+    test_close();
+    test_fork();
+    test_measure();
+    printf("test_link_ram: ok\n");
+    return 0;
+}
