@@ -56,6 +56,12 @@ const char *gnn_status_exception(gnn_status status); // "GraphError", NULL for G
         }                                                                              \
     } while (0)
 
+/* How this library was built. Static texts; cuda is "" without CUDA, else "13.0". */
+typedef struct gnn_build {
+    const char *compiler, *flags, *cuda;
+} gnn_build;
+gnn_build gnn_build_facts(void);
+
 /* --------------------------------------------------------------------------- dtypes */
 
 /* name, bytes, text */

@@ -1,0 +1,64 @@
+# gnnoffload: `make` lists the targets. V=1 shows the commands.
+TORCH ?= 2.13.0
+TORCH_INDEX ?=
+PYTHON ?=
+VENV ?= .venv
+CC ?= cc
+
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+export TORCH TORCH_INDEX PYTHON VENV CC V
+
+PY := "$(VENV)/bin/python"
+PYTEST := $(PY) -m pytest -q
+C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h csrc/*.h tests/c/*.c tests/c/*.h)
+OP ?= spmm
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check ctest bench fmt lint compat build venv clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | \
+	    while IFS=@ read -r target text; do printf '%-14s %s\n' "$$target" "$$text"; done
+	@echo "  with           TORCH=2.11.0 TORCH_INDEX=url PYTHON=python3.12 VENV=.venv V=1"
+
+demo: build ## set up and run the main job: a mesh GNN with and without offload
+	$(Q)$(PY) -m gnnoffload demo $(ARGS)
+
+test: build ctest ## set up and run every test
+	$(Q)GNNOFFLOAD_CTEST_RESULTS=build/ctest $(PYTEST) $(ARGS)
+
+check: build lint ctest ## before each commit: format, lint, C tests, fast tests
+	$(Q)$(PYTEST) -m "not slow" $(ARGS)
+
+ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
+
+bench: build ## measure: OP=spmm|minibatch|hooks
+	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)
+
+lint: venv
+	$(Q)$(PY) -m ruff format --quiet --check . || { echo "run: make fmt"; exit 1; }
+	$(Q)$(PY) -m ruff check --quiet .
+	$(Q)"$(VENV)/bin/clang-format" --dry-run -Werror $(C_FILES)
+
+fmt: venv ## format C and Python
+	$(Q)$(PY) -m ruff format --quiet .
+	$(Q)$(PY) -m ruff check --quiet --fix --exit-zero .
+	$(Q)"$(VENV)/bin/clang-format" -i $(C_FILES)
+
+compat: build ## tests on torch 2.10.0, 2.11.0 and 2.15.0 (12 GB of downloads)
+	$(Q)for version in 2.10.0 2.11.0 2.15.0; do \
+	    VENV=".venv-torch-$$version" TORCH=$$version tools/venv.sh && \
+	    echo "  TEST torch $$version" && \
+	    ".venv-torch-$$version/bin/python" -m pytest -q $(ARGS) || exit 1; \
+	done
+
+clean: ## remove what was built (the virtual environment stays)
+	$(Q)rm -rf build dist gnnoffload/_C.*.so *.egg-info
+
+build: venv
+	$(Q)$(PY) setup.py -q build_ext --inplace
+
+venv:
+	$(Q)tools/venv.sh

@@ -1,0 +1,37 @@
+# Builds each tests/c/test_*.c with the C rooms (no torch, no Python) and runs it.
+# Called by `make ctest` from the repository root. T=test_status runs one.
+OUT := build/ctest
+CC ?= cc
+CFLAGS := -std=c11 -O1 -g -fexceptions -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
+    -Wstrict-prototypes -ffp-contract=fast -fno-omit-frame-pointer \
+    -fsanitize=address,undefined -fno-sanitize-recover=all \
+    $(if $(filter 1,$(GNNOFFLOAD_WERROR)),-Werror)
+CPPFLAGS := -D_GNU_SOURCE -Icsrc -Itests/c
+
+SOURCES := $(wildcard csrc/core/*.c csrc/cpu/*.c csrc/offload/*.c)
+OBJECTS := $(patsubst %.c,$(OUT)/%.o,$(notdir $(SOURCES)))
+HELPERS := $(patsubst tests/c/%.c,$(OUT)/%.o,$(filter-out tests/c/test_%,$(wildcard tests/c/*.c)))
+TESTS := $(if $(T),$(T),$(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c)))
+vpath %.c csrc/core csrc/cpu csrc/offload tests/c
+
+.PHONY: all $(TESTS)
+.SECONDARY:
+all: $(TESTS)
+
+# A test passes by returning 0; its .ok file is what tests/conftest.py counts as proof.
+$(TESTS): %: $(OUT)/%
+	@rm -f $(OUT)/$@.ok
+	@echo "  TEST $@"
+	@timeout 120 $(OUT)/$@ && touch $(OUT)/$@.ok
+
+$(OUT)/test_%: $(OUT)/test_%.o $(OBJECTS) $(HELPERS)
+	@$(CC) -fsanitize=address,undefined $^ -lpthread -ldl -lm -o $@
+
+$(OUT)/%.o: %.c tests/c/ctest.mk | $(OUT)
+	@echo "  CC   $<"
+	@$(CC) $(CFLAGS) $(CPPFLAGS) -MMD -c $< -o $@
+
+$(OUT):
+	@mkdir -p $@
+
+-include $(wildcard $(OUT)/*.d)
