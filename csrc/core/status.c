@@ -45,7 +45,7 @@ static const int64_t dtype_sizes[] = {GNN_DTYPE_MAP(DTYPE_SIZE)};
 static const char *const dtype_texts[] = {GNN_DTYPE_MAP(DTYPE_TEXT)};
 
 int64_t gnn_dtype_size(gnn_dtype dtype) {
-    return dtype_sizes[dtype];
+    return (unsigned)dtype < GNN_DTYPE_COUNT ? dtype_sizes[dtype] : 0;
 }
 
 const char *gnn_dtype_text(gnn_dtype dtype) {

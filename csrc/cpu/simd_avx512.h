@@ -1,0 +1,114 @@
+/* simd_avx512.h: 64-byte vectors; the names are those of simd_base.h. Masked moves make
+ * every tail one instruction. */
+#ifndef GNN_SIMD_AVX512_H
+#define GNN_SIMD_AVX512_H
+
+#include "cpu/scalar.h"
+
+#include <immintrin.h>
+
+#define TARGET_avx512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define SIMD_AVX512 static inline __attribute__((always_inline)) TARGET_avx512
+
+typedef __m512 vec_avx512_f32;
+typedef __m512d vec_avx512_f64;
+typedef __m512 vec_avx512_bf16;
+typedef __m512 vec_avx512_f16;
+
+enum {
+    LANES_avx512_f32 = 16,
+    LANES_avx512_f64 = 8,
+    LANES_avx512_bf16 = 16,
+    LANES_avx512_f16 = 16
+};
+
+SIMD_AVX512 __mmask16 first_avx512(int n) {
+    return (__mmask16)((1U << n) - 1);
+}
+
+/* bf16 is the upper half of a float */
+SIMD_AVX512 __m512 widen_avx512_bf16(__m256i v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+SIMD_AVX512 __m256i narrow_avx512_bf16(__m512 v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
+    const __m512i kept = _mm512_mask_mov_epi32(rounded, nan, quiet);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+}
+
+SIMD_AVX512 __m512 widen_avx512_f16(__m256i v) {
+    return _mm512_cvtph_ps(v);
+}
+
+SIMD_AVX512 __m256i narrow_avx512_f16(__m512 v) {
+    return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+SIMD_AVX512 __m512 load_avx512_f32(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+SIMD_AVX512 __m512 load_part_avx512_f32(const float *p, int n) {
+    return _mm512_maskz_loadu_ps(first_avx512(n), p);
+}
+SIMD_AVX512 void store_avx512_f32(float *p, __m512 v) {
+    _mm512_storeu_ps(p, v);
+}
+SIMD_AVX512 void store_part_avx512_f32(float *p, __m512 v, int n) {
+    _mm512_mask_storeu_ps(p, first_avx512(n), v);
+}
+SIMD_AVX512 __m512 splat_avx512_f32(float s) {
+    return _mm512_set1_ps(s);
+}
+SIMD_AVX512 float total_avx512_f32(__m512 v) {
+    return _mm512_reduce_add_ps(v);
+}
+
+SIMD_AVX512 __m512d load_avx512_f64(const double *p) {
+    return _mm512_loadu_pd(p);
+}
+SIMD_AVX512 __m512d load_part_avx512_f64(const double *p, int n) {
+    return _mm512_maskz_loadu_pd((__mmask8)first_avx512(n), p);
+}
+SIMD_AVX512 void store_avx512_f64(double *p, __m512d v) {
+    _mm512_storeu_pd(p, v);
+}
+SIMD_AVX512 void store_part_avx512_f64(double *p, __m512d v, int n) {
+    _mm512_mask_storeu_pd(p, (__mmask8)first_avx512(n), v);
+}
+SIMD_AVX512 __m512d splat_avx512_f64(double s) {
+    return _mm512_set1_pd(s);
+}
+SIMD_AVX512 double total_avx512_f64(__m512d v) {
+    return _mm512_reduce_add_pd(v);
+}
+
+#define AVX512_HALF(D)                                                                 \
+    SIMD_AVX512 __m512 load_avx512_##D(const uint16_t *p) {                            \
+        return widen_avx512_##D(_mm256_loadu_si256((const __m256i *)(const void *)p)); \
+    }                                                                                  \
+    SIMD_AVX512 __m512 load_part_avx512_##D(const uint16_t *p, int n) {                \
+        return widen_avx512_##D(_mm256_maskz_loadu_epi16(first_avx512(n), p));         \
+    }                                                                                  \
+    SIMD_AVX512 void store_avx512_##D(uint16_t *p, __m512 v) {                         \
+        _mm256_storeu_si256((__m256i *)(void *)p, narrow_avx512_##D(v));               \
+    }                                                                                  \
+    SIMD_AVX512 void store_part_avx512_##D(uint16_t *p, __m512 v, int n) {             \
+        _mm256_mask_storeu_epi16(p, first_avx512(n), narrow_avx512_##D(v));            \
+    }                                                                                  \
+    SIMD_AVX512 __m512 splat_avx512_##D(float s) {                                     \
+        return _mm512_set1_ps(s);                                                      \
+    }                                                                                  \
+    SIMD_AVX512 float total_avx512_##D(__m512 v) {                                     \
+        return _mm512_reduce_add_ps(v);                                                \
+    }
+
+AVX512_HALF(bf16)
+AVX512_HALF(f16)
+
+#endif
