@@ -1,12 +1,13 @@
-/* copy_queue.h: worker threads that copy between host memory and a far tier, and the tickets
- * that tell when. link_ram and link_file share it.
+/* copy_queue.h: worker threads that copy between host memory and a far tier, and the
+ * tickets that tell when. link_ram and link_file share it.
  *
- * Two lanes, out and in, each first in first out with its own workers, so that a reload never
- * queues behind a write. A copy is cut into chunks: idle workers of the lane help with the
- * oldest copy. A copy that waits for another (a reload of what is still leaving) is overtaken.
+ * Two lanes, out and in, each first in first out with its own workers, so that a reload
+ * never queues behind a write. A copy is cut into chunks: idle workers of the lane help
+ * with the oldest copy. A copy that waits for another (a reload of what is still
+ * leaving) is overtaken.
  *
- * Threads: every call may come from any thread. The mutex is never held during a copy. After
- * the tables have grown to the most copies alive at once, nothing allocates.
+ * Threads: every call may come from any thread. The mutex is never held during a copy.
+ * After the tables have grown to the most copies alive at once, nothing allocates.
  */
 #ifndef GNN_COPY_QUEUE_H
 #define GNN_COPY_QUEUE_H
@@ -34,7 +35,8 @@ typedef struct gnn_copy {
 
 typedef struct gnn_copy_queue gnn_copy_queue;
 
-/* Starts `threads` workers per lane. chunk_bytes is a multiple of the tier's alignment. */
+/* Starts `threads` workers per lane. chunk_bytes is a multiple of the tier's
+ * alignment. */
 gnn_status gnn_copy_queue_open(gnn_chunk_fn fn, void *context, int threads,
                                int64_t chunk_bytes, gnn_copy_queue **queue);
 /* Finishes every copy, then ends the workers and frees the queue and its tickets. */
@@ -42,7 +44,8 @@ void gnn_copy_queue_close(gnn_copy_queue *queue);
 
 gnn_status gnn_copy_start(gnn_copy_queue *queue, const gnn_copy *copy,
                           gnn_ticket *ticket);
-/* Waits at most `seconds` (0: polls, negative: for ever). *done, and how the copy ended. */
+/* Waits at most `seconds` (0: polls, negative: for ever). *done, and how the copy
+ * ended. */
 gnn_status gnn_copy_wait(gnn_copy_queue *queue, gnn_ticket ticket, double seconds,
                          bool *done);
 /* Forgets a ticket; a copy under way goes on. */

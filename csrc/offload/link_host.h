@@ -1,6 +1,6 @@
-/* link_host.h: what links share whose near side is host memory and whose compute stream is the
- * host thread: slots, copies, marks that are immediate, `order` that waits, fork. A link adds how
- * to grow its far tier and how to copy one chunk.
+/* link_host.h: what links share whose near side is host memory and whose compute stream
+ * is the host thread: slots, copies, marks that are immediate, `order` that waits,
+ * fork. A link adds how to grow its far tier and how to copy one chunk.
  */
 #ifndef GNN_LINK_HOST_H
 #define GNN_LINK_HOST_H
@@ -22,7 +22,8 @@ typedef struct gnn_host_link {
     int64_t page_cache; // as in gnn_link_stats
 } gnn_host_link;
 
-/* Fills what is shared and starts the workers; `ops`, grow and page_cache are the caller's. */
+/* Fills what is shared and starts the workers; `ops`, grow and page_cache are the
+ * caller's. */
 gnn_status gnn_host_link_open(gnn_host_link *link, int64_t limit, int64_t align,
                               gnn_chunk_fn copy, int threads, int64_t chunk_bytes);
 /* Waits for copies, ends the workers, frees what is shared. */

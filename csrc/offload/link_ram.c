@@ -1,6 +1,6 @@
-/* link_ram.c: RAM to RAM, for tests and benchmarks: the engine's rules without a disk's noise.
- * The far side is one reserved range of addresses that becomes usable as the tier grows, so it
- * never moves under a copy and a stray access faults. */
+/* link_ram.c: RAM to RAM, for tests and benchmarks: the engine's rules without a
+ * disk's noise. The far side is one reserved range of addresses that becomes usable
+ * as the tier grows, so it never moves under a copy and a stray access faults. */
 #include "offload/link_host.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
-/* slots.c: best fit over an array of holes sorted by offset. A tier with n live slots has at
- * most n + 1 holes, so room for the next hole is made when a slot is taken and giving one
- * back cannot fail. */
+/* slots.c: best fit over an array of holes sorted by offset. A tier with n live
+ * slots has at most n + 1 holes, so room for the next hole is made when a slot is
+ * taken and giving one back cannot fail. */
 #include "offload/slots.h"
 
 #include <stdlib.h>

@@ -1,9 +1,9 @@
-/* slots.h: which bytes of a far tier are in use. Best fit with coalescing over a tier that
- * only grows; knows offsets, touches no memory or file itself.
+/* slots.h: which bytes of a far tier are in use. Best fit with coalescing over a tier
+ * that only grows; knows offsets, touches no memory or file itself.
  *
- * Holes are one array sorted by offset, so freeing is a binary search and taking is a scan:
- * with 10,000 live slots a scan costs microseconds, a copy milliseconds. Not thread-safe:
- * the link's mutex guards it.
+ * Holes are one array sorted by offset, so freeing is a binary search and taking is a
+ * scan: with 10,000 live slots a scan costs microseconds, a copy milliseconds. Not
+ * thread-safe: the link's mutex guards it.
  */
 #ifndef GNN_SLOTS_H
 #define GNN_SLOTS_H
@@ -34,10 +34,12 @@ int64_t gnn_slots_round(const gnn_slots *slots, int64_t bytes);
  * Returns GNN_OK or GNN_ENOMEM (host memory for the hole table). */
 gnn_status gnn_slots_take(gnn_slots *slots, int64_t bytes, int64_t *offset);
 
-/* The size the tier must have for `bytes` more to fit at its end. May exceed the limit. */
+/* The size the tier must have for `bytes` more to fit at its end. May exceed the
+ * limit. */
 int64_t gnn_slots_end_for(const gnn_slots *slots, int64_t bytes);
 
-/* Tells that the tier has grown to `end` bytes; call after a take that found no hole. */
+/* Tells that the tier has grown to `end` bytes; call after a take that found no
+ * hole. */
 void gnn_slots_grow(gnn_slots *slots, int64_t end);
 
 /* Gives a slot back. GNN_ESTATE, changing nothing, when the range is not wholly in use

@@ -1,57 +1,12 @@
-/* test_link_ram.c: the calls of link.h on the RAM link: copies arrive whole, tickets tell the
- * truth, limits and failures are statuses, nothing blocks that should not.
+/* test_link_ram.c: the calls of link.h on the RAM link: copies arrive whole, tickets
+ * tell the truth, limits and failures are statuses, nothing blocks that should not.
  * law: 9 */
-#include "offload/link.h"
-
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#define CHECK(condition)                                                               \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            printf("%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition, gnn_message()); \
-            exit(1);                                                                   \
-        }                                                                              \
-    } while (0)
-#define MIB ((int64_t)1 << 20)
+#include "link_checks.h"
 
 static gnn_link *open_link(int64_t limit, int threads) {
     gnn_link *link;
     CHECK(gnn_link_ram_open(limit, threads, &link) == GNN_OK);
     return link;
-}
-
-static void fill(char *at, int64_t bytes, uint32_t seed) {
-    for (int64_t b = 0; b < bytes; b++) {
-        seed = seed * 1664525u + 1013904223u;
-        at[b] = (char)(seed >> 24);
-    }
-}
-
-static void finish(gnn_link *link, gnn_ticket ticket) {
-    CHECK(link->ops->wait(link, ticket) == GNN_OK);
-    link->ops->ticket_free(link, ticket);
-}
-
-static void roundtrip(gnn_link *link, int64_t bytes, int64_t shift) {
-    char *near = malloc((size_t)(bytes + shift)),
-         *back = malloc((size_t)(bytes + shift));
-    gnn_slot slot;
-    gnn_ticket put, get;
-    fill(near + shift, bytes, (uint32_t)bytes);
-    CHECK(link->ops->slot_alloc(link, bytes, &slot) == GNN_OK && slot.bytes == bytes);
-    CHECK(link->ops->put(link, slot, near + shift, 0, &put) == GNN_OK);
-    CHECK(link->ops->get(link, slot, back + shift, 0, put, &get) == GNN_OK);
-    finish(link, get);
-    finish(link, put);
-    CHECK(memcmp(near + shift, back + shift, (size_t)bytes) == 0);
-    CHECK(link->ops->slot_free(link, slot) == GNN_OK);
-    free(near);
-    free(back);
 }
 
 static void test_sizes(void) {
@@ -148,33 +103,9 @@ static void test_failure(void) {
     free(near);
 }
 
-typedef struct task {
-    gnn_link *link;
-    unsigned seed;
-} task;
-
-static void *hammer(void *argument) {
-    task *t = argument;
-    for (int i = 0; i < 60; i++) {
-        roundtrip(t->link, 1 + (int64_t)(rand_r(&t->seed) % (3 * MIB)), i % 9);
-    }
-    return NULL;
-}
-
 static void test_threads(void) {
     gnn_link *link = open_link(64 * MIB, 3);
-    pthread_t threads[4];
-    task tasks[4];
-    for (unsigned t = 0; t < 4; t++) {
-        tasks[t] = (task){link, t};
-        CHECK(!pthread_create(&threads[t], NULL, hammer, &tasks[t]));
-    }
-    for (int t = 0; t < 4; t++) {
-        pthread_join(threads[t], NULL);
-    }
-    gnn_link_stats stats;
-    link->ops->stats(link, &stats);
-    CHECK(stats.copies_out == 240 && stats.copies_in == 240 && stats.slot_bytes == 0);
+    hammer(link, 60);
     link->ops->close(link);
 }
 
@@ -194,39 +125,15 @@ static void test_close(void) {
     free(near);
 }
 
-static int use_in_child(gnn_link *link, gnn_slot slot, gnn_ticket ticket) {
-    char near[64];
-    bool done;
-    gnn_ticket other;
-    gnn_link_stats stats;
-    int right = link->ops->wait(link, ticket) == GNN_ESTATE &&
-                strstr(gnn_message(), "fork") &&
-                link->ops->poll(link, ticket, &done) == GNN_ESTATE &&
-                link->ops->put(link, slot, near, 0, &other) == GNN_ESTATE &&
-                link->ops->get(link, slot, near, 0, 0, &other) == GNN_ESTATE &&
-                link->ops->slot_alloc(link, 64, &slot) == GNN_ESTATE &&
-                link->ops->slot_free(link, slot) == GNN_ESTATE;
-    link->ops->stats(link, &stats);
-    link->ops->ticket_free(link, ticket);
-    link->ops->close(link);
-    return right ? 0 : 1;
-}
-
 static void test_fork(void) {
     gnn_link *link = open_link(MIB, 1);
     char near[64] = {0};
     gnn_slot slot;
     gnn_ticket put;
-    int status = 0;
     CHECK(link->ops->slot_alloc(link, 64, &slot) == GNN_OK);
     gnn_link_ram_hold(link, true);
     CHECK(link->ops->put(link, slot, near, 0, &put) == GNN_OK);
-    pid_t child = fork();
-    if (child == 0) {
-        _exit(use_in_child(link, slot, put));
-    }
-    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
-    CHECK(WEXITSTATUS(status) == 0);
+    check_child(link, slot, put);
     gnn_link_ram_hold(link, false);
     finish(link, put);
     link->ops->close(link);
