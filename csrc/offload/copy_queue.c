@@ -1,8 +1,9 @@
 /* copy_queue.c: two lanes of workers over one mutex.
  *
- * A record is one copy. It is held by its ticket, by its lane until the last chunk ended, and
- * by each copy that waits for it; with the last holder it returns to the free list. A ticket is
- * the record's index and generation, so a stale ticket is found out instead of followed.
+ * A record is one copy. It is held by its ticket, by its lane until the last chunk
+ * ended, and by each copy that waits for it; with the last holder it returns to the
+ * free list. A ticket is the record's index and generation, so a stale ticket is found
+ * out instead of followed.
  */
 #include "offload/copy_queue.h"
 
@@ -68,7 +69,7 @@ double gnn_seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* ------------------------------------------------------------------------- records */
+/* -------------------------------------------------------------------------- records */
 
 static gnn_status add_block(gnn_copy_queue *queue) {
     size_t blocks_bytes = (queue->n_blocks + 1) * sizeof *queue->blocks;
@@ -104,7 +105,7 @@ static void let_go(gnn_copy_queue *queue, record *r) {
     }
 }
 
-/* --------------------------------------------------------------------------- lanes */
+/* ---------------------------------------------------------------------------- lanes */
 
 static void append(lane *l, record *r) {
     r->next = NULL;
@@ -228,7 +229,7 @@ static void *work(void *argument) {
     return NULL;
 }
 
-/* -------------------------------------------------------------------- open and close */
+/* ------------------------------------------------------------------- open and close */
 
 static void init_condition(pthread_cond_t *condition) {
     pthread_condattr_t attributes;
@@ -302,7 +303,7 @@ void gnn_copy_queue_close(gnn_copy_queue *queue) {
     free(queue);
 }
 
-/* ------------------------------------------------------------------------- tickets */
+/* -------------------------------------------------------------------------- tickets */
 
 static gnn_status start_locked(gnn_copy_queue *queue, const gnn_copy *copy,
                                gnn_ticket *ticket) {

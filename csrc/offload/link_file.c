@@ -1,9 +1,10 @@
 /* link_file.c: RAM to an unnamed spill file, by worker threads with pread and pwrite.
  *
- * With direct I/O a chunk goes straight from the tensor when its address is aligned, else through
- * the worker's bounce buffer; the last piece, padded to whole disk blocks, always does. Without
- * it, writes are pushed to the disk and dropped from the page cache behind the copy, since the
- * page cache would otherwise be a hidden tier that holds what we claim to have moved out.
+ * With direct I/O a chunk goes straight from the tensor when its address is aligned,
+ * else through the worker's bounce buffer; the last piece, padded to whole disk blocks,
+ * always does. Without it, writes are pushed to the disk and dropped from the page
+ * cache behind the copy, since the page cache would otherwise be a hidden tier that
+ * holds what we claim to have moved out.
  */
 #include "offload/file_calls.h"
 #include "offload/link_host.h"
@@ -25,7 +26,7 @@ typedef struct file_link {
     size_t bounce_bytes;
 } file_link;
 
-/* ---------------------------------------------------------------------- direct I/O */
+/* ----------------------------------------------------------------------- direct I/O */
 
 /* How much of a chunk can go straight between the tensor and the file. */
 static int64_t straight_bytes(const file_link *link, const gnn_chunk *chunk) {
@@ -58,10 +59,10 @@ static gnn_status read_direct(file_link *link, const gnn_chunk *chunk) {
     return GNN_OK;
 }
 
-/* ------------------------------------------------------------- through the page cache */
+/* ----------------------------------------------------------- through the page cache */
 
-/* Waits until the pages are on disk, so that they can be dropped. Where ranges cannot be
- * synchronised the whole file is. */
+/* Waits until the pages are on disk, so that they can be dropped. Where ranges
+ * cannot be synchronised the whole file is. */
 static gnn_status push_out(const file_link *link, const gnn_chunk *chunk) {
     unsigned all = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
                    SYNC_FILE_RANGE_WAIT_AFTER;
@@ -99,7 +100,7 @@ static gnn_status copy_chunk(void *context, const gnn_chunk *chunk) {
     return chunk->out ? write_direct(link, chunk) : read_direct(link, chunk);
 }
 
-/* -------------------------------------------------------------------- open and close */
+/* ------------------------------------------------------------------- open and close */
 
 static gnn_status grow(gnn_host_link *host, int64_t bytes) {
     return gnn_spill_grow(&((file_link *)host)->file, host->slots.end, bytes);

@@ -38,10 +38,10 @@ void gnn_host_link_close(gnn_host_link *link) {
     gnn_slots_clear(&link->slots);
 }
 
-/* --------------------------------------------------------------------------- slots */
+/* ---------------------------------------------------------------------------- slots */
 
-/* A little more than is needed, so that a first pass of many slots grows the tier a few dozen
- * times; a thirty-second keeps the high-water within 5 % of the peak. */
+/* A little more than is needed, so that a first pass of many slots grows the tier a
+ * few dozen times; a thirty-second keeps the high-water within 5 % of the peak. */
 static gnn_status grow_for(gnn_host_link *link, int64_t bytes) {
     gnn_slots *slots = &link->slots;
     int64_t needed = gnn_slots_end_for(slots, bytes);
@@ -91,7 +91,7 @@ gnn_status gnn_host_slot_free(gnn_link *self, gnn_slot slot) {
     return status;
 }
 
-/* ------------------------------------------------------------------ marks and copies */
+/* ----------------------------------------------------------------- marks and copies */
 
 gnn_status gnn_host_mark(gnn_link *self, gnn_stream stream, gnn_mark *mark) {
     (void)self, (void)stream;
@@ -161,7 +161,7 @@ void gnn_host_stats(gnn_link *self, gnn_link_stats *stats) {
     pthread_mutex_unlock(&link->mutex);
 }
 
-/* ------------------------------------------------------------------------- measure */
+/* -------------------------------------------------------------------------- measure */
 
 enum { PROBE_PIECES = 8 };
 static const double PROBE_SECONDS = 0.7;

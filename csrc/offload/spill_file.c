@@ -1,7 +1,8 @@
 /* spill_file.c: opening, growing, reading and writing the unnamed file.
  *
- * Direct I/O is believed after a trial only: file systems accept the flag and then refuse the
- * write, or go through the page cache all the same, which would make memory figures untrue.
+ * Direct I/O is believed after a trial only: file systems accept the flag and then
+ * refuse the write, or go through the page cache all the same, which would make memory
+ * figures untrue.
  */
 #include "offload/spill_file.h"
 #include "offload/file_calls.h"
@@ -19,7 +20,7 @@
 
 enum { PAGE = 4096, TRIAL_BYTES = 16 * PAGE, MAX_IDLE_TRIES = 1000 };
 
-/* -------------------------------------------------------------------- file systems */
+/* --------------------------------------------------------------------- file systems */
 
 static const struct {
     uint32_t magic;
@@ -60,7 +61,7 @@ gnn_status gnn_file_system_of(const char *path, const char **name,
     return GNN_OK;
 }
 
-/* ------------------------------------------------------------------------- opening */
+/* -------------------------------------------------------------------------- opening */
 
 /* Where O_TMPFILE is not supported: a random name that exists for an instant. */
 static int open_named(int directory) {
@@ -131,7 +132,7 @@ static gnn_status open_in(const char *path, bool allow_memory_backed,
     return GNN_OK;
 }
 
-/* ---------------------------------------------------------------------- direct I/O */
+/* ----------------------------------------------------------------------- direct I/O */
 
 static void ask_alignment(gnn_spill_file *file) {
     file->align = file->pointer_align = PAGE;
@@ -161,7 +162,8 @@ static bool in_page_cache(int fd) {
     return found;
 }
 
-/* Writes and reads a few pages: true when that works and leaves nothing in the page cache. */
+/* Writes and reads a few pages: true when that works and leaves nothing in the page
+ * cache. */
 static bool direct_works(const gnn_spill_file *file) {
     const gnn_file_calls *calls = gnn_file_calls_now();
     if (TRIAL_BYTES % file->align) {
@@ -219,7 +221,7 @@ void gnn_spill_close(gnn_spill_file *file) {
     file->directory = NULL;
 }
 
-/* --------------------------------------------------------------- growing and copying */
+/* -------------------------------------------------------------- growing and copying */
 
 static bool means_full(int error) {
     return error == ENOSPC || error == EDQUOT || error == EFBIG;
