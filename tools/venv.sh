@@ -48,6 +48,9 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 }
 
 python=$(find_python)
+mkdir -p build
+exec 9>build/venv.lock
+flock 9 # a second make waits for the first
 stamp="$VENV/.gnnoffload-ready"
 unfinished="$VENV/.gnnoffload-unfinished"
 wanted="torch $TORCH
@@ -62,15 +65,14 @@ fi
 check_packages "$python"
 if [ -e "$unfinished" ]; then
     echo "gnnoffload: $VENV was left unfinished; making it again"
-    rm -rf "$VENV"
-fi
-if [ -e "$VENV" ] && [ ! -e "$VENV/pyvenv.cfg" ]; then
+    find "$VENV" -mindepth 1 -maxdepth 1 ! -path "$unfinished" -exec rm -rf {} +
+elif [ -n "$(ls -A "$VENV" 2>/dev/null)" ] && [ ! -e "$VENV/pyvenv.cfg" ]; then
     fail "VENV=$VENV exists and is not a virtual environment"
 fi
-if [ ! -e "$VENV" ] || [ -e "$stamp" ]; then # ours: may be thrown away when interrupted
+if [ ! -e "$VENV/pyvenv.cfg" ] || [ -e "$stamp" ]; then # ours: may be made again
     mkdir -p "$VENV"
-    rm -f "$stamp"
     : >"$unfinished"
+    rm -f "$stamp"
 fi
 if [ ! -e "$VENV/pyvenv.cfg" ]; then
     echo "  VENV $VENV ($python)"

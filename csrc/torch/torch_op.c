@@ -1,0 +1,199 @@
+/* torch_op.c: ownership, grad mode, errors and views of boxed dispatcher ops. */
+#include "torch/torch_op.h"
+
+#include <stdlib.h>
+
+#define NAMESPACE "gnnoffload"
+
+/* The last act of a failing op: throws through its frame into torch (hence
+ * -fexceptions), which makes a RuntimeError of it, in forward and inside backward. */
+static _Noreturn void raise_last_failure(const char *name) {
+    torch_abi.aoti_torch_check(false, name, __FILE__, __LINE__, gnn_message());
+    abort(); /* not reached: aoti_torch_check(false) throws */
+}
+
+void torch_op_call(const char *name, torch_op_body body, uint64_t n_tensors,
+                   StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
+    struct torch_op op = {.name = name, .arg = stack, .n_outputs = n_outputs};
+    (void)n_args;
+    for (uint64_t i = 0; i < n_tensors; i++) {
+        op.owned[op.n_owned++] = (AtenTensorHandle)(uintptr_t)stack[i];
+    }
+    bool grad_mode = torch_abi.aoti_torch_grad_mode_is_enabled();
+    torch_abi.aoti_torch_grad_mode_set_enabled(false);
+    gnn_status status = body(&op);
+    torch_abi.aoti_torch_grad_mode_set_enabled(grad_mode);
+
+    for (int i = 0; i < op.n_owned; i++) {
+        torch_abi.aoti_torch_delete_tensor_object(op.owned[i]);
+    }
+    if (status != GNN_OK) {
+        for (uint64_t i = 0; i < n_outputs; i++) {
+            if (op.output[i]) {
+                torch_abi.aoti_torch_delete_tensor_object(op.output[i]);
+            }
+        }
+        raise_last_failure(name);
+    }
+    for (uint64_t i = 0; i < n_outputs; i++) {
+        stack[i] = (StableIValue)(uintptr_t)op.output[i];
+    }
+}
+
+/* A shim call failed: its own text where torch is new enough to tell it. */
+static gnn_status torch_failed(const struct torch_op *op, const char *what) {
+    const char *text = NULL;
+    if (torch_abi.torch_exception_get_what_without_backtrace) {
+        text = torch_abi.torch_exception_get_what_without_backtrace();
+    }
+    return gnn_fail(GNN_ENOMEM, "%s: torch could not %s%s%s", op->name, what,
+                    text && *text ? ": " : "", text ? text : "");
+}
+
+static gnn_status read_view(struct torch_op *op, AtenTensorHandle handle,
+                            struct torch_view *view) {
+    int64_t *size = NULL, *stride = NULL;
+    view->handle = handle;
+    if (torch_abi.aoti_torch_get_dtype(handle, &view->dtype) ||
+        torch_abi.aoti_torch_get_dim(handle, &view->dim) ||
+        torch_abi.aoti_torch_get_sizes(handle, &size) ||
+        torch_abi.aoti_torch_get_strides(handle, &stride) ||
+        torch_abi.torch_get_const_data_ptr(handle, &view->data)) {
+        return torch_failed(op, "read a tensor");
+    }
+    view->size = size;
+    view->stride = stride;
+    view->numel = 1;
+    for (int64_t i = 0; i < view->dim; i++) {
+        view->numel *= size[i];
+    }
+    return GNN_OK;
+}
+
+gnn_status torch_op_tensor(struct torch_op *op, uint64_t i, struct torch_view *view) {
+    return read_view(op, (AtenTensorHandle)(uintptr_t)op->arg[i], view);
+}
+
+int64_t torch_op_int(const struct torch_op *op, uint64_t i) {
+    return (int64_t)op->arg[i];
+}
+
+/* torch's dtype codes, asked for once per process: they never change in it. */
+static int32_t dtype_codes[GNN_DTYPE_COUNT];
+
+static void read_dtype_codes(void) {
+    dtype_codes[GNN_F32] = torch_abi.aoti_torch_dtype_float32();
+    dtype_codes[GNN_F64] = torch_abi.aoti_torch_dtype_float64();
+    dtype_codes[GNN_BF16] = torch_abi.aoti_torch_dtype_bfloat16();
+    dtype_codes[GNN_F16] = torch_abi.aoti_torch_dtype_float16();
+    dtype_codes[GNN_I32] = torch_abi.aoti_torch_dtype_int32();
+    dtype_codes[GNN_I64] = torch_abi.aoti_torch_dtype_int64();
+}
+
+int32_t torch_dtype_code(gnn_dtype dtype) {
+    return dtype_codes[dtype];
+}
+
+gnn_status torch_op_dtype(const struct torch_op *op, const struct torch_view *view,
+                          const char *argument, gnn_dtype *dtype) {
+    for (int i = 0; i < GNN_DTYPE_COUNT; i++) {
+        if (dtype_codes[i] == view->dtype) {
+            *dtype = (gnn_dtype)i;
+            return GNN_OK;
+        }
+    }
+    return gnn_fail(GNN_ETYPE,
+                    "%s: %s has a dtype that is not supported (torch code %d)",
+                    op->name, argument, (int)view->dtype);
+}
+
+/* At most one copy per argument and one scratch: TORCH_OP_MAX_TENSORS is enough. */
+static void own(struct torch_op *op, AtenTensorHandle handle) {
+    op->owned[op->n_owned++] = handle;
+}
+
+static AtenTensorHandle new_tensor(int32_t dtype, int64_t dim, const int64_t *size) {
+    int64_t stride[2] = {1, 1};
+    if (dim == 2) {
+        stride[0] = size[1] > 0 ? size[1] : 1;
+    }
+    AtenTensorHandle handle = NULL;
+    int32_t cpu = torch_abi.aoti_torch_device_type_cpu();
+    if (torch_abi.aoti_torch_empty_strided(dim, size, stride, dtype, cpu, 0, &handle)) {
+        return NULL;
+    }
+    return handle;
+}
+
+gnn_status torch_op_pack(struct torch_op *op, struct torch_view *view) {
+    gnn_dtype dtype = GNN_F32;
+    GNN_TRY(torch_op_dtype(op, view, "a tensor", &dtype));
+    int64_t last = view->dim - 1;
+    bool dense = view->numel == 0 || view->size[last] == 1 || view->stride[last] == 1;
+    bool aligned = (uintptr_t)view->data % (uintptr_t)gnn_dtype_size(dtype) == 0;
+    if (dense && aligned) {
+        return GNN_OK;
+    }
+    AtenTensorHandle copy = new_tensor(view->dtype, view->dim, view->size);
+    if (!copy) {
+        return torch_failed(op, "allocate a contiguous copy");
+    }
+    own(op, copy);
+    if (torch_abi.aoti_torch_copy_(copy, view->handle, 0)) {
+        return torch_failed(op, "copy a tensor");
+    }
+    return read_view(op, copy, view);
+}
+
+gnn_status torch_op_empty(struct torch_op *op, int output, int32_t dtype, int64_t size0,
+                          int64_t size1, void **data) {
+    int64_t size[2] = {size0, size1}, elements;
+    /* 8 bytes is the widest element: the product in bytes fits as well. */
+    GNN_REQUIRE(!__builtin_mul_overflow(size0, size1 < 0 ? 8 : size1, &elements) &&
+                    elements < INT64_MAX / 8,
+                GNN_EINVAL, "%s: an output of %lld x %lld elements is too large",
+                op->name, (long long)size0, (long long)size1);
+    AtenTensorHandle handle = new_tensor(dtype, size1 < 0 ? 1 : 2, size);
+    if (!handle) {
+        return torch_failed(op, "allocate an output");
+    }
+    if (output >= 0) {
+        op->output[output] = handle;
+    } else {
+        own(op, handle);
+    }
+    if (torch_abi.torch_get_mutable_data_ptr(handle, data)) {
+        return torch_failed(op, "read a tensor");
+    }
+    return GNN_OK;
+}
+
+gnn_status torch_op_scratch(struct torch_op *op, int64_t bytes, void **data) {
+    *data = NULL;
+    if (bytes == 0) {
+        return GNN_OK;
+    }
+    return torch_op_empty(op, -1, torch_abi.aoti_torch_dtype_uint8(), bytes, -1, data);
+}
+
+/* Library handles own the registrations, so they live as long as the process. */
+bool torch_ops_define(const struct torch_op_definition *ops) {
+    static TorchLibraryHandle definitions, kernels;
+    if (!definitions) {
+        read_dtype_codes();
+        if (torch_abi.aoti_torch_library_init_fragment(NAMESPACE, __FILE__, __LINE__,
+                                                       &definitions) ||
+            torch_abi.aoti_torch_library_init_impl(NAMESPACE, "CPU", __FILE__, __LINE__,
+                                                   &kernels)) {
+            return false;
+        }
+    }
+    for (; ops->schema; ops++) {
+        if (torch_abi.aoti_torch_library_def(definitions, ops->schema) ||
+            torch_abi.torch_library_impl(kernels, ops->name, ops->kernel,
+                                         TORCH_BUILD_VERSION)) {
+            return false;
+        }
+    }
+    return true;
+}

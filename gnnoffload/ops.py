@@ -1,0 +1,204 @@
+"""The sparse-dense product and the edge-wise inner product, with gradients."""
+
+import torch
+from torch import Tensor
+
+from gnnoffload import _dispatch
+from gnnoffload.graph import Graph, as_graph
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def spmm(
+    graph, x, weight=None, reduce="sum", *, row_scale=None, col_scale=None, size=None
+) -> Tensor:
+    """Sum or mean of the messages that arrive at each destination.
+
+    y[i] = s_i * sum over edges e = (j -> i) of  w_e * t_j * x[j]
+
+    Args:
+        graph: a `Graph`, or `[2, E]` edge_index (or another form `as_graph` takes).
+        x: `[num_src, F]`, float32, float64, bfloat16 or float16; any strides.
+        weight: `[E]` w in the caller's edge order, or None for ones.
+        reduce: "sum", or "mean": divides by the number of edges into i (by 1 where
+            there are none, so a mean over nothing is 0).
+        row_scale: `[num_dst]` s, col_scale: `[num_src]` t; constants without gradient.
+        size: (sources, destinations) of a plain edge_index; None: x's rows, both.
+
+    Returns:
+        `[num_dst, F]` of `torch.promote_types(x.dtype, weight.dtype)`.
+
+    Raises:
+        GraphError, TypeError, ValueError: see `Graph`; x, weight or a scale of the
+            wrong kind, dtype, device or shape.
+
+    Numerics: sums in float32 (float64 for float64) in the order (source, position);
+    the same bits for any number of threads. NaN and inf reach only the rows whose edges
+    touch them.
+
+    Memory: y, and what backward needs: x when w has a gradient, w when x has one.
+    Nothing of size E x F, forward or backward.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0], [2.0], [4.0]])
+    >>> spmm(torch.tensor([[0, 1, 2], [1, 1, 0]]), x)
+    tensor([[4.],
+            [3.],
+            [0.]])
+    """
+    if type(graph) is not Graph:
+        graph = _graph_of(graph, size, x, x)
+    if not _is_matrix(x, graph._n_src):
+        raise _matrix_error("spmm", "x", x, graph._n_src, "source")
+    if weight is not None:
+        _check_vector("spmm", "weight", weight, graph._n_edges, "edge")
+        if weight.dtype is not x.dtype:
+            dtype = torch.promote_types(x.dtype, weight.dtype)
+            x, weight = x.to(dtype), weight.to(dtype)
+    if row_scale is not None or col_scale is not None or reduce != "sum":
+        row_scale, col_scale = _scales(
+            "spmm", graph, x.dtype, reduce, row_scale, col_scale
+        )
+    records = torch.is_grad_enabled() and (
+        x.requires_grad or (weight is not None and weight.requires_grad)
+    )
+    return _dispatch.spmm(x, weight, row_scale, col_scale, graph.args(records))
+
+
+def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
+    """The inner product of each edge's two ends.
+
+    z[e] = s_i * t_j * <a[i], b[j]>   for every edge e = (j -> i)
+
+    Args:
+        graph: as in `spmm`; `size` defaults to (rows of b, rows of a).
+        a: `[num_dst, F]`, b: `[num_src, F]`; promoted to one dtype; any strides.
+        row_scale: `[num_dst]` s, col_scale: `[num_src]` t; constants without gradient.
+
+    Returns:
+        `[E]` in the caller's edge order.
+
+    Numerics and Memory: as `spmm`; backward saves a and b.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0], [2.0], [4.0]])
+    >>> sddmm(torch.tensor([[0, 1, 2], [1, 1, 0]]), x, x)
+    tensor([2., 4., 4.])
+    """
+    if type(graph) is not Graph:
+        graph = _graph_of(graph, size, b, a)
+    if not _is_matrix(a, graph._n_dst):
+        raise _matrix_error("sddmm", "a", a, graph._n_dst, "destination")
+    if not _is_matrix(b, graph._n_src):
+        raise _matrix_error("sddmm", "b", b, graph._n_src, "source")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"sddmm: b must have {a.shape[1]} columns as a has, got {b.shape[1]}"
+        )
+    if a.dtype is not b.dtype:
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        a, b = a.to(dtype), b.to(dtype)
+    if row_scale is not None or col_scale is not None:
+        row_scale, col_scale = _scales(
+            "sddmm", graph, a.dtype, "sum", row_scale, col_scale
+        )
+    records = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    return _dispatch.sddmm(a, b, row_scale, col_scale, graph.args(records))
+
+
+# ---------------------------------------------------------------------- validation
+
+
+def _graph_of(form, size, src, dst):
+    """The Graph of a plain form; src and dst [*, F] tell its size."""
+    if size is None and isinstance(src, Tensor) and isinstance(dst, Tensor):
+        if src.dim() > 0 and dst.dim() > 0:
+            size = (src.shape[0], dst.shape[0])
+    graph, value = as_graph(form, size)
+    if value is not None:
+        raise TypeError(
+            "a sparse matrix with values: pass as_graph(matrix)[0] and the values as "
+            "weight"
+        )
+    return graph
+
+
+def _is_matrix(x, n_rows):
+    return (
+        isinstance(x, Tensor)
+        and x.dtype in FLOATS
+        and x.dim() == 2
+        and x.shape[0] == n_rows
+        and x.is_cpu
+        and x.layout is torch.strided
+    )
+
+
+def _matrix_error(op, name, x, n_rows, what):
+    """The exception for an x that fails `_is_matrix`."""
+    error = _tensor_error(op, name, x)
+    if error is not None:
+        return error
+    if x.dim() != 2:
+        return ValueError(
+            f"{op}: {name} must have 2 dimensions [{n_rows}, F], got {list(x.shape)}"
+        )
+    return ValueError(
+        f"{op}: {name} must have {n_rows} rows, one per {what}, got {x.shape[0]}"
+    )
+
+
+def _tensor_error(op, name, x):
+    if not isinstance(x, Tensor):
+        return TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    if x.dtype not in FLOATS:
+        return TypeError(
+            f"{op}: {name} must be float32, float64, bfloat16 or float16, got {x.dtype}"
+        )
+    if x.layout is not torch.strided:
+        return TypeError(f"{op}: {name} must be dense, got layout {x.layout}")
+    if not x.is_cpu:
+        return TypeError(
+            f"{op}: {name} must be on the graph's device cpu, got {x.device}"
+        )
+    return None
+
+
+def _check_vector(op, name, vector, length, what):
+    if (
+        not isinstance(vector, Tensor)
+        or vector.dtype not in FLOATS
+        or not vector.is_cpu
+        or vector.layout is not torch.strided
+    ):
+        raise _tensor_error(op, name, vector)
+    if vector.dim() != 1 or vector.shape[0] != length:
+        raise ValueError(
+            f"{op}: {name} must have shape [{length}], one per {what}, got "
+            f"{list(vector.shape)}"
+        )
+
+
+def _scales(op, graph, dtype, reduce, row_scale, col_scale):
+    """(row_scale, col_scale) in the accumulator's dtype, with the mean's 1 / degree."""
+    accumulator = torch.float64 if dtype is torch.float64 else torch.float32
+    if row_scale is not None:
+        row_scale = _scale(op, "row_scale", row_scale, graph._n_dst, accumulator)
+    if col_scale is not None:
+        col_scale = _scale(op, "col_scale", col_scale, graph._n_src, accumulator)
+    if reduce == "mean":
+        mean = graph.inverse_degree(accumulator)
+        row_scale = mean if row_scale is None else mean * row_scale
+    elif reduce != "sum":
+        raise ValueError(f"{op}: reduce must be 'sum' or 'mean', got {reduce!r}")
+    return row_scale, col_scale
+
+
+def _scale(op, name, scale, length, dtype):
+    what = "destination" if name == "row_scale" else "source"
+    _check_vector(op, name, scale, length, what)
+    if scale.requires_grad:
+        raise ValueError(
+            f"{op}: {name} is a constant: multiply it into x or y for a gradient"
+        )
+    return scale.to(dtype)
