@@ -2,9 +2,9 @@
 
 A Graph holds the same edges twice: by destination (CSR, used by forward) and, from the
 first call that records a gradient on, by source (CSC, used by backward). Rows are
-ordered by (destination, source), ties by input position, whichever way it was built, so
-equal graphs sum in equal order. Edge weights stay in the caller's edge order everywhere;
-`eid` maps an entry to the caller's edge.
+ordered by (destination, source), ties by input position, whichever way it was built,
+so equal graphs sum in equal order. Edge weights stay in the caller's edge order
+everywhere; `eid` maps an entry to the caller's edge.
 """
 
 import torch
@@ -130,8 +130,8 @@ class Graph:
 
     @classmethod
     def from_pyg(cls, data) -> "Graph":
-        """The graph of a PyG `Data` (or `Batch`): its `adj_t` if set, else `edge_index`,
-        with `data.num_nodes` nodes."""
+        """The graph of a PyG `Data` or `Batch`: its `adj_t` if set, else its
+        `edge_index`, with `data.num_nodes` nodes."""
         n_nodes = data.num_nodes
         adjacency = getattr(data, "adj_t", None)
         form = data.edge_index if adjacency is None else adjacency
@@ -321,8 +321,8 @@ def as_graph(edge_index, size=None, flow="source_to_target"):
 
     Args:
         edge_index: a `Graph`; a plain `[2, E]` tensor (cached, see `GraphCache`); PyG's
-            `EdgeIndex`; a torch.sparse COO, CSR or CSC matrix or a `SparseTensor`, whose
-            rows are destinations as in PyG's `adj_t`.
+            `EdgeIndex`; a torch.sparse COO, CSR or CSC matrix or a `SparseTensor`,
+            whose rows are destinations as in PyG's `adj_t`.
         size: `(number of sources, number of destinations)`, or None: what the form
             itself says, else one set of nodes counted from the indices.
         flow: PyG's; for plain edge lists only.
