@@ -4,8 +4,10 @@
  * else through the worker's bounce buffer; the last piece, padded to whole disk blocks,
  * always does. Without it, writes are pushed to the disk and dropped from the page
  * cache behind the copy, since the page cache would otherwise be a hidden tier that
- * holds what we claim to have moved out.
+ * holds what we claim to have moved out. Each chunk's checksum is kept in memory and
+ * compared on the way back: a read gives the bytes written or fails.
  */
+#include "offload/checksums.h"
 #include "offload/file_calls.h"
 #include "offload/link_host.h"
 #include "offload/spill_file.h"
@@ -18,10 +20,12 @@
 #include <unistd.h>
 
 enum { FILE_CHUNK = 2 << 20, DEFAULT_THREADS = 2 };
+static const int64_t MAX_FILE = (int64_t)1 << 44; // 16 TiB, ext4's largest file
 
 typedef struct file_link {
     gnn_host_link host;
     gnn_spill_file file;
+    gnn_checksums checksums;
     char *bounce; // [2 * threads] buffers of FILE_CHUNK bytes, NULL without direct I/O
     size_t bounce_bytes;
 } file_link;
@@ -94,22 +98,34 @@ static gnn_status copy_cached(file_link *link, const gnn_chunk *chunk) {
 
 static gnn_status copy_chunk(void *context, const gnn_chunk *chunk) {
     file_link *link = context;
-    if (!link->file.direct) {
-        return copy_cached(link, chunk);
+    uint64_t *written = gnn_checksum_at(&link->checksums, chunk->offset);
+    if (chunk->out) {
+        *written = gnn_checksum(chunk->near, chunk->bytes);
     }
-    return chunk->out ? write_direct(link, chunk) : read_direct(link, chunk);
+    GNN_TRY(!link->file.direct ? copy_cached(link, chunk)
+            : chunk->out       ? write_direct(link, chunk)
+                               : read_direct(link, chunk));
+    GNN_REQUIRE(
+        chunk->out || *written == gnn_checksum(chunk->near, chunk->bytes), GNN_EIO,
+        "the spill file in %s: what %lld bytes at offset %lld hold is not what was "
+        "written",
+        link->file.directory, (long long)chunk->bytes, (long long)chunk->offset);
+    return GNN_OK;
 }
 
 /* ------------------------------------------------------------------- open and close */
 
 static gnn_status grow(gnn_host_link *host, int64_t bytes) {
-    return gnn_spill_grow(&((file_link *)host)->file, host->slots.end, bytes);
+    file_link *link = (file_link *)host;
+    GNN_TRY(gnn_checksums_grow(&link->checksums, bytes));
+    return gnn_spill_grow(&link->file, host->slots.end, bytes);
 }
 
 static void release(file_link *link) {
     if (link->bounce) {
         munmap(link->bounce, link->bounce_bytes);
     }
+    gnn_checksums_clear(&link->checksums);
     gnn_spill_close(&link->file);
     free(link);
 }
@@ -138,6 +154,9 @@ static gnn_status open_link(file_link *link, const gnn_link_file_options *option
     int threads = options->threads ? options->threads : DEFAULT_THREADS;
     GNN_REQUIRE(threads >= 1 && threads <= 64, GNN_EINVAL,
                 "link_file: threads must be in 0..64, got %d", threads);
+    GNN_REQUIRE(options->limit > 0, GNN_EINVAL,
+                "link_file: limit must be at least 1 byte, got %lld",
+                (long long)options->limit);
     GNN_TRY(gnn_spill_open(options->directory, options->allow_memory_backed,
                            options->direct, &link->file));
     link->host.grow = grow;
@@ -145,8 +164,10 @@ static gnn_status open_link(file_link *link, const gnn_link_file_options *option
     if (link->file.direct) {
         GNN_TRY(make_bounce(link, threads));
     }
-    return gnn_host_link_open(&link->host, options->limit, link->file.align, copy_chunk,
-                              threads, FILE_CHUNK);
+    int64_t limit = options->limit < MAX_FILE ? options->limit : MAX_FILE;
+    GNN_TRY(gnn_checksums_init(&link->checksums, limit));
+    return gnn_host_link_open(&link->host, limit, link->file.align, copy_chunk, threads,
+                              FILE_CHUNK);
 }
 
 gnn_status gnn_link_file_open(const gnn_link_file_options *options, gnn_link **out) {

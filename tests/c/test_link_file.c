@@ -105,8 +105,10 @@ static void test_directories(void) {
     }
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     CHECK(!rmdir(made));
-    gnn_link_file_options shm = {"/dev/shm", MIB, 1, true, true};
+    gnn_link_file_options none = {.directory = disk, .limit = 0};
     gnn_link *link;
+    CHECK(gnn_link_file_open(&none, &link) == GNN_EINVAL);
+    gnn_link_file_options shm = {"/dev/shm", MIB, 1, true, true};
     gnn_link_stats stats;
     CHECK(gnn_link_file_open(&shm, &link) == GNN_OK);
     roundtrip(link, 12345, 1);
