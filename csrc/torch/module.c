@@ -74,6 +74,14 @@ static PyObject *slots(bool want_required) {
     return found_by_name;
 }
 
+PyDoc_STRVAR(build_facts_doc, "build_facts() -> {'compiler', 'flags', 'cuda'}");
+static PyObject *build_facts(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    gnn_build facts = gnn_build_facts();
+    return Py_BuildValue("{s:s,s:s,s:s}", "compiler", facts.compiler, "flags",
+                         facts.flags, "cuda", facts.cuda);
+}
+
 PyDoc_STRVAR(info_doc, "info() -> dict\n\n"
                        "bound, isa, abi_version (None before bind), build_version,\n"
                        "required and optional: {entry point: found}.");
@@ -91,6 +99,7 @@ static PyObject *info(PyObject *self, PyObject *unused) {
 static PyMethodDef methods[] = {
     {"bind", bind, METH_VARARGS, bind_doc},
     {"last_failure", last_failure, METH_NOARGS, last_failure_doc},
+    {"build_facts", build_facts, METH_NOARGS, build_facts_doc},
     {"info", info, METH_NOARGS, info_doc},
     {NULL, NULL, 0, NULL},
 };
