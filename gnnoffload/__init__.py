@@ -1,6 +1,7 @@
 """Train graph neural networks larger and faster than GPU memory allows."""
 
-from gnnoffload import graph, ops, reference
+from gnnoffload import graph, nn, ops, reference
+from gnnoffload._convert import conversion_report, convert, revert
 from gnnoffload._version import __version__
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
@@ -13,9 +14,13 @@ __all__ = [
     "OffloadError",
     "SpillError",
     "__version__",
+    "conversion_report",
+    "convert",
     "graph",
+    "nn",
     "ops",
     "reference",
+    "revert",
     "sddmm",
     "spmm",
 ]

@@ -1,0 +1,49 @@
+"""Drop-in graph layers: PyG's names, arguments and state_dict on fused message passing.
+
+`from gnnoffload.nn import GCNConv` needs torch_geometric; `InteractionNetwork` needs
+torch alone, so the layers are imported when first asked for.
+"""
+
+import importlib
+
+PYG_LAYERS = {
+    "GCNConv": "gcn_conv",
+    "GINConv": "gin_conv",
+    "GINEConv": "gine_conv",
+    "GraphConv": "graph_conv",
+    "SAGEConv": "sage_conv",
+}
+OWN_LAYERS = {"InteractionNetwork": "interaction_network"}
+__all__ = [
+    "GCNConv",
+    "GINConv",
+    "GINEConv",
+    "GraphConv",
+    "InteractionNetwork",
+    "SAGEConv",
+]
+
+
+def __getattr__(name):
+    module = PYG_LAYERS.get(name) or OWN_LAYERS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'gnnoffload.nn' has no attribute '{name}'")
+    if name in PYG_LAYERS:
+        require_pyg(f"gnnoffload.nn.{name}")
+    value = getattr(importlib.import_module(f"gnnoffload.nn.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+def require_pyg(what):
+    """Raises an ImportError that says how to install torch_geometric if absent."""
+    try:
+        importlib.import_module("torch_geometric")
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs torch_geometric: pip install gnnoffload[pyg]"
+        ) from error

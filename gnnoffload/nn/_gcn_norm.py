@@ -1,0 +1,174 @@
+"""Symmetric normalisation of a graph, kept as one scale per node.
+
+PyG writes a weight s_i * w_e * s_j per edge. Here s = degree^-1/2 stays an N-vector
+that the product applies while it gathers (column scale) and when it stores (row scale),
+and a self-loop is an ordinary edge of a graph variant, kept on the Graph.
+
+PyG's three rules for self-loops, which differ by the form of the graph:
+- edge_index: existing loops go, every node gets one; with weights, a node that had a
+  loop keeps its weight (of several, one), others get the fill value; without, all are 1
+- SparseTensor: existing loops go, every node gets one of the fill value
+- torch.sparse: every node gets one more, of the fill value
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gnnoffload.graph import Graph
+from gnnoffload.nn._adjacency import PLAIN, SPARSE, SPARSE_TENSOR
+from gnnoffload.ops import spmm
+
+
+class Looped(NamedTuple):
+    """A graph with self-loops: the kept edges in their order, then one loop a node."""
+
+    graph: Graph
+    keep: Tensor | None  # [E'] positions of the kept edges; None: all
+    old_node: Tensor | None  # [L] node of each loop that was there; None: no loop
+    old_edge: Tensor | None  # [L] its position
+
+
+def with_self_loops(graph, keep_existing):
+    """The variant of `graph` in which each node has a new self-loop, built once.
+
+    keep_existing : leave loops that are already there (torch.sparse) or drop them
+    """
+    key = ("self_loops", keep_existing)
+    if key not in graph.cache:
+        graph.cache[key] = _build_self_loops(graph, keep_existing)
+    return graph.cache[key]
+
+
+def _build_self_loops(graph, keep_existing):
+    edges, n = graph.edge_index, graph.num_dst
+    nodes = torch.arange(n, dtype=edges.dtype, device=edges.device)
+    keep = old_node = old_edge = None
+    is_loop = edges[0] == edges[1]
+    if not keep_existing and bool(is_loop.any()):
+        keep = (~is_loop).nonzero().view(-1)
+        old_edge = is_loop.nonzero().view(-1)
+        old_node = edges[0, old_edge].long()
+        edges = edges[:, keep]
+    edges = torch.cat([edges, nodes.expand(2, n)], dim=1)
+    return Looped(Graph(edges, (n, n)), keep, old_node, old_edge)
+
+
+def unweighted_scale(graph, dtype):
+    """degree^-1/2 [N], zero for isolated nodes, computed once and kept on the graph."""
+    key = ("degree^-1/2", dtype)
+    if key not in graph.cache:
+        graph.cache[key] = inverse_sqrt(graph.degree.to(dtype))
+    return graph.cache[key]
+
+
+def inverse_sqrt(degree):
+    """degree^-1/2, zero where the degree is zero, with a zero gradient there."""
+    return degree.masked_fill(degree == 0, float("inf")).pow(-0.5)
+
+
+def accumulator(dtype):
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def normalized_adjacency(adj, weight, add_self_loops, improved):
+    """The graph and the weights (before normalisation) that GCN sums over.
+
+    Args
+    ----
+    adj : Adjacency; its values take precedence, as in PyG
+    weight : [E] or None
+
+    Returns
+    -------
+    (Graph, weight [E'] or None)
+    """
+    weight = weight if adj.form == PLAIN else adj.values
+    if not add_self_loops:
+        return adj.graph, weight
+    fill = 2.0 if improved else 1.0
+    looped = with_self_loops(adj.graph, keep_existing=adj.form == SPARSE)
+    if weight is None and (adj.form == PLAIN or fill == 1.0):
+        return looped.graph, None
+    if weight is None:
+        weight = torch.ones(adj.graph.num_edges, device=looped.graph.device)
+
+    loops = weight.new_full((adj.graph.num_dst,), fill)
+    if looped.keep is not None:
+        if adj.form != SPARSE_TENSOR:
+            old = weight.index_select(0, looped.old_edge)
+            loops = loops.index_put((looped.old_node,), old)
+        weight = weight.index_select(0, looped.keep)
+    return looped.graph, torch.cat([weight, loops])
+
+
+def normalized_product(graph, x, weight, dtype):
+    """y[i] = s_i * sum over edges e = (j, i) of weight[e] * s_j * x[j],
+    s = (sum over edges of weight[e])^-1/2
+
+    Args
+    ----
+    x : [N, F]
+    weight : [E] or None for all ones; a gradient reaches it through s too
+    dtype : dtype of the normalisation in PyG, which the result is promoted to
+
+    Returns
+    -------
+    [N, F] of the promoted dtype. Numerics: s is float32 for 16-bit inputs.
+    """
+    if weight is not None:
+        dtype = weight.dtype
+    if x.dtype is not dtype:
+        x = x.to(torch.promote_types(x.dtype, dtype))
+    acc = accumulator(x.dtype)
+    if weight is None:
+        s = unweighted_scale(graph, acc)
+        return spmm(graph, x, row_scale=s, col_scale=s)
+
+    s = weighted_scale(graph, weight.to(acc))
+    weight = weight.to(x.dtype)
+    if not s.requires_grad:
+        return spmm(graph, x, weight, row_scale=s, col_scale=s)
+    s = s.to(x.dtype).view(-1, 1)  # s needs a gradient: two [N, F] products carry it
+    return s * spmm(graph, s * x, weight)
+
+
+def weighted_scale(graph, weight):
+    """(sum of the weights of a node's edges)^-1/2, [N], differentiable in weight."""
+    ones = weight.new_ones(graph.num_src, 1)
+    return inverse_sqrt(spmm(graph, ones, weight).view(-1))
+
+
+def traced_product(adj, x, weight, add_self_loops, improved, dtype):
+    """The same sum for torch.compile, without a graph variant, whose size would depend
+    on the data: existing self-loops get weight zero, each node's loop is added apart.
+    """
+    graph = adj.graph
+    weight = weight if adj.form == PLAIN else adj.values
+    dtype = dtype if weight is None else weight.dtype
+    x = x.to(torch.promote_types(x.dtype, dtype))
+    acc = accumulator(x.dtype)
+    src, dst = graph.edge_index.unbind(0)
+    loops = None
+    if add_self_loops:
+        n = graph.num_dst
+        fill = 2.0 if improved and weight is not None else 1.0
+        loops = torch.full((n,), fill, dtype=acc, device=x.device)
+        if adj.form == PLAIN:
+            is_loop = src == dst
+            if weight is None:
+                weight = torch.ones(src.shape, dtype=acc, device=x.device)
+            else:  # a slot n beyond the nodes swallows the edges that are no loops
+                slots = torch.cat([loops, loops[:1]])
+                slots = slots.scatter(0, torch.where(is_loop, dst, n), weight.to(acc))
+                loops = slots[:n]
+            weight = weight.masked_fill(is_loop, 0.0)
+    ones = torch.ones(graph.num_src, 1, dtype=acc, device=x.device)
+    degree = spmm(graph, ones, None if weight is None else weight.to(acc)).view(-1)
+    s = inverse_sqrt(degree if loops is None else degree + loops)
+    x = s.view(-1, 1).to(x.dtype) * x
+    y = spmm(graph, x, None if weight is None else weight.to(x.dtype))
+    if loops is not None:
+        y = torch.addcmul(y, loops.view(-1, 1).to(x.dtype), x)
+    return s.view(-1, 1).to(x.dtype) * y

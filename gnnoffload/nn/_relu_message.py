@@ -1,0 +1,104 @@
+"""y[i] = sum over edges e = (j, i) of relu(x_j + lin(a_e)), the message of GINEConv.
+
+PyG writes five tensors of size E x F for it and saves one. Here messages live a chunk
+of edges at a time; backward computes them again, by source, so that the gradients of x,
+of the edge features and of the projection come out of one pass, in a fixed order.
+Saved: x, the edge features, the projection. Nothing of size E x F.
+"""
+
+import torch
+from torch.nn.functional import linear
+
+from gnnoffload.nn._edge_chunks import chunks
+
+
+def relu_message_sum(graph, x, edge_attr, weight=None, bias=None):
+    """See the module.
+
+    Args
+    ----
+    graph : Graph of N_src sources, N_dst destinations, E edges
+    x : [N_src, F]
+    edge_attr : [E, D] in the caller's edge order
+    weight, bias : [F, D] and [F] of the projection; None: D = F, no projection
+
+    Returns
+    -------
+    [N_dst, F] of the promoted dtype
+    """
+    if torch.compiler.is_compiling():
+        return _plain(graph, x, edge_attr, weight, bias)
+    return _ReluMessageSum.apply(graph, x, edge_attr, weight, bias)
+
+
+def _plain(graph, x, edge_attr, weight, bias):
+    """In torch ops of size E x F: for torch.compile and second derivatives."""
+    src, dst = graph.edge_index.unbind(0)
+    message = (x.index_select(0, src) + _project(edge_attr, weight, bias)).relu()
+    y = message.new_zeros(graph.num_dst, message.size(1))
+    return y.index_add(0, dst, message)
+
+
+def _project(edge_attr, weight, bias):
+    return edge_attr if weight is None else linear(edge_attr, weight, bias)
+
+
+def _result_dtype(x, edge_attr, weight):
+    return torch.promote_types(
+        x.dtype, edge_attr.dtype if weight is None else weight.dtype
+    )
+
+
+class _ReluMessageSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, graph, x, edge_attr, weight, bias):
+        ctx.graph = graph
+        ctx.save_for_backward(x, edge_attr, weight, bias)
+        dtype = _result_dtype(x, edge_attr, weight)
+        width = x.size(1)
+        y = torch.zeros(graph.num_dst, width, dtype=dtype, device=x.device)
+        for chunk in chunks(graph, width * dtype.itemsize):
+            message = _project(chunk.edges_of(edge_attr), weight, bias)
+            message = message + x.index_select(0, chunk.neighbour)
+            y[chunk.row_begin : chunk.row_end] = chunk.sum_rows(message.relu_())
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, edge_attr, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            return _differentiable_backward(ctx, grad_y)
+        _, need_x, need_attr, need_weight, need_bias = ctx.needs_input_grad
+        by_source = ctx.graph.transpose()
+        grad_x = torch.zeros_like(x) if need_x else None
+        grad_attr = torch.empty_like(edge_attr) if need_attr else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_bias = torch.zeros_like(bias) if need_bias else None
+        for chunk in chunks(by_source, x.size(1) * grad_y.element_size()):
+            attr = chunk.edges_of(edge_attr)
+            message = _project(attr, weight, bias) + chunk.spread_rows(x)
+            grad = grad_y.index_select(0, chunk.neighbour)
+            grad = torch.where(message > 0, grad, 0.0)
+            if need_x:
+                grad_x[chunk.row_begin : chunk.row_end] = chunk.sum_rows(grad)
+            if weight is not None:
+                grad = grad.to(weight.dtype)
+            if need_weight:
+                grad_weight.addmm_(grad.t(), attr)
+            if need_bias:
+                grad_bias += grad.sum(0)
+            if need_attr:
+                grad = grad if weight is None else grad @ weight
+                grad_attr.index_copy_(0, chunk.edge.long(), grad.to(grad_attr.dtype))
+        return None, grad_x, grad_attr, grad_weight, grad_bias
+
+
+def _differentiable_backward(ctx, grad_y):
+    inputs = ctx.saved_tensors
+    wanted = [
+        t for t, need in zip(inputs, ctx.needs_input_grad[1:], strict=True) if need
+    ]
+    with torch.enable_grad():
+        y = _plain(ctx.graph, *inputs)
+    grads = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
+    return None, *(next(grads) if need else None for need in ctx.needs_input_grad[1:])

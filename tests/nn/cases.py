@@ -1,0 +1,142 @@
+"""The matrix of the layer tests: constructor options x forms of the graph x dtypes."""
+
+import torch
+from torch_geometric import EdgeIndex
+
+from gnnoffload import Graph
+from gnnoffload.testing import Each
+
+N_SRC, N_DST, N_EDGES, F_IN, F_OUT, D = 9, 6, 31, 5, 7, 3
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+OPTIONS = {
+    "GCNConv": [
+        {},
+        {"improved": True},
+        {"add_self_loops": False},
+        {"normalize": False},
+        {"bias": False},
+        {"cached": True},
+        {"flow": "target_to_source"},
+        {"out_channels": 3},
+    ],
+    "SAGEConv": [
+        {},
+        {"aggr": "sum"},
+        {"aggr": "add", "out_channels": 3},
+        {"normalize": True},
+        {"root_weight": False},
+        {"project": True},
+        {"bias": False, "out_channels": 2},
+        {"flow": "target_to_source"},
+    ],
+    "GINConv": [
+        {},
+        {"eps": 0.3},
+        {"train_eps": True, "eps": -0.5},
+        {"aggr": "mean"},
+        {"flow": "target_to_source"},
+    ],
+    "GINEConv": [
+        {},
+        {"edge_dim": D},
+        {"train_eps": True, "edge_dim": D},
+        {"aggr": "mean"},
+        {"flow": "target_to_source", "edge_dim": D},
+    ],
+    "GraphConv": [
+        {},
+        {"aggr": "mean"},
+        {"aggr": "mean", "out_channels": 3},
+        {"bias": False},
+        {"flow": "target_to_source"},
+    ],
+}
+WEIGHTED = ("GCNConv", "GraphConv")
+FORMS = ("edge_index", "edge_index32", "EdgeIndex", "Graph", "coo", "csr", "csc")
+
+
+def make(module, name, options, dtype):
+    """The layer `name` of `module` (torch_geometric.nn or gnnoffload.nn)."""
+    options = dict(options)
+    width = options.pop("out_channels", F_OUT)
+    cls = getattr(module, name)
+    if name.startswith("GIN"):
+        return cls(torch.nn.Linear(F_IN, width), **options).to(dtype)
+    return cls(F_IN, width, **options).to(dtype)
+
+
+def edges(n_src, n_dst, n_edges=N_EDGES, seed=1):
+    """A random multigraph: repeated edges, self-loops, node n_dst - 1 isolated."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randint(n_src, (n_edges,), generator=generator)
+    destination = torch.randint(n_dst - 1, (n_edges,), generator=generator)
+    return torch.stack([source, destination])
+
+
+def unique_edges(n_src, n_dst):
+    """Without repeated edges, which a sparse matrix would sum: same pairs, sorted."""
+    return torch.unique(edges(n_src, n_dst), dim=1)
+
+
+def form_of(form, edge_index, size, values):
+    """`edge_index` in another form; sparse forms carry `values` and have no repeats."""
+    if form == "edge_index":
+        return edge_index
+    if form == "edge_index32":  # torch 2.13: scatter_add backward is wrong with int32
+        return Each(edge_index.int(), edge_index)
+    if form == "EdgeIndex":
+        return EdgeIndex(edge_index, sparse_size=size)
+    if form == "Graph":
+        return Each(Graph(edge_index, size), edge_index)
+    adj_t = torch.sparse_coo_tensor(edge_index.flip(0), values, size[::-1]).coalesce()
+    return {
+        "coo": adj_t,
+        "csr": adj_t.to_sparse_csr(),
+        "csc": adj_t.to_sparse_csc(),
+    }[form]
+
+
+def applicable(name, options, form, dtype):
+    """Combinations that PyG itself accepts."""
+    sparse = form in ("coo", "csr", "csc")
+    if sparse and dtype is torch.bfloat16:
+        return False  # torch.sparse.mm knows no bfloat16
+    if sparse and options.get("flow"):
+        return False  # PyG raises ValueError
+    if form == "csc" and name == "GINEConv":
+        return False  # ValueError: invalid layout
+    if form == "csc" and name == "GCNConv" and options.get("normalize", True):
+        return False  # NotImplementedError
+    return True
+
+
+def inputs_of(name, options, form, dtype, bipartite=False, weighted=False, seed=2):
+    """(x, graph, [weight or attributes]), or None where PyG has no such call."""
+    if not applicable(name, options, form, dtype):
+        return None
+    if bipartite and (name == "GCNConv" or options.get("flow")):
+        return None
+    generator = torch.Generator().manual_seed(seed)
+
+    def leaf(*shape):
+        tensor = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return tensor.to(dtype).requires_grad_()
+
+    sparse = form in ("coo", "csr", "csc")
+    n_src = N_SRC if bipartite else N_DST
+    edge_index = (unique_edges if sparse else edges)(n_src, N_DST)
+    n_edges = edge_index.size(1)
+    values = torch.ones(n_edges, dtype=dtype)
+    if weighted:
+        values = torch.rand(n_edges, generator=generator, dtype=torch.float64).to(dtype)
+    x = leaf(n_src, F_IN)
+    if bipartite:
+        x = (x, leaf(N_DST, F_IN))
+    graph = form_of(form, edge_index, (n_src, N_DST), values)
+    if name == "GINEConv":
+        attr = leaf(n_edges, options.get("edge_dim", F_IN))
+        return x, graph, attr
+    if weighted and not sparse:
+        return (x, graph, values.requires_grad_()) if name in WEIGHTED else None
+    return x, graph
