@@ -55,16 +55,16 @@ def switch(name):
 def refuse_unsupported():
     """One sentence instead of a compiler's thousand. Parsed by old Pythons too."""
     python = platform.python_version()
+    if not sys.platform.startswith("linux"):
+        raise SystemExit(f"gnnoffload runs on Linux only, this is {sys.platform}")
     if sys.version_info < (3, 11):  # noqa: UP036
-        raise SystemExit("gnnoffload needs Python 3.11 or newer, this is " + python)
+        raise SystemExit(f"gnnoffload needs Python 3.11 or newer, this is {python}")
+    if sys.implementation.name != "cpython":
+        raise SystemExit(f"gnnoffload needs CPython, this is {sys.implementation.name}")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         raise SystemExit(
-            "gnnoffload does not support free-threaded Python yet, this is " + python
+            f"gnnoffload does not support free-threaded Python yet, this is {python}"
         )
-    if platform.python_implementation() != "CPython":
-        raise SystemExit("gnnoffload needs CPython, this is " + sys.implementation.name)
-    if not sys.platform.startswith("linux"):
-        raise SystemExit("gnnoffload runs on Linux only, this is " + platform.system())
     if sys.maxsize < 2**32:
         raise SystemExit("gnnoffload needs a 64-bit Python, this one has 32 bits")
 
@@ -269,6 +269,7 @@ def fresh(target, record, command):
 refuse_unsupported()
 ext, cuda = extension()
 setup(
+    license="Apache-2.0",  # here: its form in pyproject.toml changed in setuptools 77
     ext_modules=[ext],
     cmdclass={"build_ext": build_ext},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -1,5 +1,6 @@
 """What the sdist and the wheel contain, and that the first builds the second."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,9 +25,17 @@ def tracked_files():
 
 def build(what, source, out):
     """Runs the PEP 517 hook without isolation, so that no network is needed."""
-    code = f"from setuptools import build_meta as b; print(b.build_{what}({str(out)!r}))"
-    command = [sys.executable, "-c", code]
-    said = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    code = (
+        f"from setuptools import build_meta as b; print(b.build_{what}({str(out)!r}))"
+    )
+    fast = os.environ | {"GNNOFFLOAD_DEBUG": "1"}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=source,
+        env=fast,
+        capture_output=True,
+        text=True,
+    )
     assert said.returncode == 0, said.stdout + said.stderr
     return out / said.stdout.splitlines()[-1]
 
@@ -77,6 +86,15 @@ def test_extension_exports_its_init_alone_and_needs_libc_alone(wheel, tmp_path):
     symbols = subprocess.run(["nm", "-D", "--defined-only", library], **run).stdout
     assert [line.split()[-1] for line in symbols.splitlines()] == ["PyInit__C"]
     dynamic = subprocess.run(["readelf", "-d", library], **run).stdout
-    needed = {line.split("[")[1][:-1] for line in dynamic.splitlines() if "NEEDED" in line}
-    allowed = ("libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "ld-linux")
+    needed = {
+        line.split("[")[1][:-1] for line in dynamic.splitlines() if "NEEDED" in line
+    }
+    allowed = (
+        "libc.so",
+        "libm.so",
+        "libpthread.so",
+        "libdl.so",
+        "librt.so",
+        "ld-linux",
+    )
     assert all(name.startswith(allowed) for name in needed), needed
