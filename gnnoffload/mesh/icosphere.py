@@ -112,7 +112,7 @@ def icosphere(level: int) -> Icosphere:
     Raises:
         ValueError: `level` is negative or above 12.
 
-    Memory: 104 bytes a node and 24 bytes an edge, about 1.4 times that while it is built.
+    Memory: 88 bytes a node and 24 bytes an edge; about twice that while it is built.
 
     >>> mesh = icosphere(2)
     >>> mesh.num_nodes, mesh.num_edges
