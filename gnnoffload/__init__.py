@@ -2,6 +2,7 @@
 
 from gnnoffload import graph, nn, ops, reference
 from gnnoffload._convert import conversion_report, convert, revert
+from gnnoffload._offload import keep, offload
 from gnnoffload._version import __version__
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
@@ -17,7 +18,9 @@ __all__ = [
     "conversion_report",
     "convert",
     "graph",
+    "keep",
     "nn",
+    "offload",
     "ops",
     "reference",
     "revert",

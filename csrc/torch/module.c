@@ -10,6 +10,8 @@
 #include "torch/torch_abi.h"
 #include "torch/torch_op.h"
 
+int gnn_hooks_init(PyObject *module); // torch_engine.c
+
 static bool bound;
 
 static void parallel_for(int64_t n, int64_t grain, gnn_range_body body, void *context) {
@@ -109,5 +111,9 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__C(void) {
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module && gnn_hooks_init(module) < 0) {
+        Py_CLEAR(module);
+    }
+    return module;
 }

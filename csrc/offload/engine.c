@@ -1,0 +1,769 @@
+/* engine.c: blocks, their copies, and the budget.
+ *
+ * Each block is in one account, which is also a list: RESIDENT is the eviction queue (oldest
+ * first; what unpack has just used goes to its head, because dropping it again is free), OUTWARD
+ * the copies under way in issue order, INWARD what was fetched and not yet used. gnn_engine_next
+ * is the whole policy; everything else is bookkeeping for it. The contract is in engine.h.
+ */
+#include "engine_inner.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+
+
+/* ------------------------------------------------------------------------ accounting */
+
+static void unlink_block(gnn_engine *e, gnn_block *b) {
+    gnn_block_list *list = &e->lists[b->account];
+    *(b->prev ? &b->prev->next : &list->head) = b->next;
+    *(b->next ? &b->next->prev : &list->tail) = b->prev;
+    list->bytes -= b->held;
+    b->prev = b->next = NULL;
+}
+
+/* Puts b at the head or tail of an account; held is what its owner now keeps alive. */
+static void move_block(gnn_engine *e, gnn_block *b, gnn_account account, int64_t held,
+                       bool at_head) {
+    unlink_block(e, b);
+    gnn_block_list *list = &e->lists[account];
+    b->account = account;
+    b->held = held;
+    if (at_head) {
+        b->next = list->head;
+        *(list->head ? &list->head->prev : &list->tail) = b;
+        list->head = b;
+    } else {
+        b->prev = list->tail;
+        *(list->tail ? &list->tail->next : &list->head) = b;
+        list->tail = b;
+    }
+    list->bytes += held;
+}
+
+static void note_peaks(gnn_engine *e) {
+    gnn_pass_stats *stats = gnn_active_stats(e);
+    const gnn_block_list *lists = e->lists;
+    int64_t counted = lists[GNN_RESIDENT].bytes + lists[GNN_OUTWARD].bytes +
+                      lists[GNN_INWARD].bytes;
+    int64_t held = counted + lists[GNN_OWNED].bytes + lists[GNN_KEPT].bytes;
+    stats->peak_counted = counted > stats->peak_counted ? counted : stats->peak_counted;
+    stats->peak_held = held > stats->peak_held ? held : stats->peak_held;
+    stats->peak_out = e->out_bytes > stats->peak_out ? e->out_bytes : stats->peak_out;
+}
+
+/* ---------------------------------------------------------------------- storage table */
+
+static gnn_block **bucket_of(gnn_engine *e, uintptr_t storage) {
+    uint64_t hash = (uint64_t)storage * 0x9E3779B97F4A7C15u;
+    return &e->table[(hash >> 20) & (uint64_t)(e->n_buckets - 1)];
+}
+
+static gnn_status grow_table(gnn_engine *e) {
+    int64_t n_old = e->n_buckets;
+    gnn_block **old = e->table;
+    gnn_block **table = calloc((size_t)(2 * n_old), sizeof *table);
+    GNN_REQUIRE(table, GNN_ENOMEM, "offload: no memory for the table of storages");
+    e->table = table;
+    e->n_buckets = 2 * n_old;
+    for (int64_t i = 0; i < n_old; i++) {
+        for (gnn_block *b = old[i], *next; b; b = next) {
+            next = b->chain;
+            gnn_block **bucket = bucket_of(e, b->storage);
+            b->chain = *bucket;
+            *bucket = b;
+        }
+    }
+    free(old);
+    return GNN_OK;
+}
+
+static void set_key(gnn_engine *e, gnn_block *b, uintptr_t storage) {
+    b->storage = storage;
+    gnn_block **bucket = bucket_of(e, storage);
+    b->chain = *bucket;
+    *bucket = b;
+    e->n_keys++;
+}
+
+static void clear_key(gnn_engine *e, gnn_block *b) {
+    if (b->storage == 0) {
+        return;
+    }
+    for (gnn_block **link = bucket_of(e, b->storage); *link; link = &(*link)->chain) {
+        if (*link == b) {
+            *link = b->chain;
+            break;
+        }
+    }
+    b->storage = 0;
+    e->n_keys--;
+}
+
+gnn_block *gnn_engine_find(gnn_engine *e, uintptr_t storage) {
+    gnn_block *b = *bucket_of(e, storage);
+    while (b && b->storage != storage) {
+        b = b->chain;
+    }
+    return b;
+}
+
+/* ----------------------------------------------------------------- slots, owners, ends */
+
+static void free_slot(gnn_engine *e, gnn_block *b) {
+    if (b->has_slot) {
+        e->out_bytes -= b->slot.bytes;
+        b->has_slot = false;
+        if (e->link) {
+            e->link->ops->slot_free(e->link, b->slot);
+        }
+    }
+}
+
+static void free_ticket(gnn_engine *e, gnn_block *b) {
+    if (b->ticket && b->pins == 0) { // else the last waiter does
+        if (e->link) {
+            e->link->ops->ticket_free(e->link, b->ticket);
+        }
+        b->ticket = 0;
+    }
+}
+
+static void free_ready(gnn_engine *e, gnn_block *b) {
+    if (b->ready && e->link) {
+        e->link->ops->mark_free(e->link, b->ready);
+    }
+    b->ready = 0;
+}
+
+/* Takes the owner away: from here on its storage's address is nobody's key. */
+static void *take_owner(gnn_engine *e, gnn_block *b) {
+    void *owner = b->owner;
+    b->owner = NULL;
+    clear_key(e, b);
+    move_block(e, b, GNN_NOWHERE, 0, false);
+    return owner;
+}
+
+static void drop_later(gnn_engine *e, void *owner) {
+    if (owner) {
+        e->drops[e->n_drops++] = owner; // gnn_engine_add reserved the place
+    }
+}
+
+static void free_block(gnn_engine *e, gnn_block *b) {
+    e->approved = e->approved == b ? NULL : e->approved;
+    free_ticket(e, b);
+    free_ready(e, b);
+    free_slot(e, b);
+    unlink_block(e, b);
+    free(b->error);
+    free(b);
+    e->n_blocks--;
+}
+
+static bool is_copying(const gnn_block *b) {
+    return b->state == GNN_LEAVING || b->state == GNN_RETURNING;
+}
+
+/* Ends a block without uses if nothing holds it up. Returns its owner. */
+static void *end_block(gnn_engine *e, gnn_block *b) {
+    if (b->uses > 0 || b->pins > 0 || is_copying(b)) {
+        return NULL;
+    }
+    void *owner = take_owner(e, b);
+    free_block(e, b);
+    return owner;
+}
+
+/* ------------------------------------------------------------------------ engine life */
+
+gnn_status gnn_engine_open(const gnn_engine_options *options, gnn_engine **engine) {
+    gnn_engine *e = calloc(1, sizeof *e);
+    gnn_block **table = calloc(64, sizeof *table);
+    gnn_pass_stats *history = calloc(GNN_HISTORY, sizeof *history);
+    void **drops = calloc(64, sizeof *drops);
+    if (!e || !table || !history || !drops) {
+        free(e), free(table), free(history), free(drops);
+        return gnn_fail(GNN_ENOMEM, "offload: no memory for the engine");
+    }
+    e->link = options->link;
+    e->budget = options->budget;
+    e->out_window = options->out_window;
+    e->in_window = options->in_window;
+    e->table = table;
+    e->n_buckets = 64;
+    e->history = history;
+    e->drops = drops;
+    e->drops_capacity = 64;
+    *engine = e;
+    return GNN_OK;
+}
+
+static gnn_action act(gnn_action_kind kind, gnn_block *b) {
+    return (gnn_action){.kind = kind, .block = b, .owner = b ? b->owner : NULL};
+}
+
+/* A pinned block outlives whatever the caller's Python calls set off. */
+gnn_action gnn_act_pinned(gnn_action_kind kind, gnn_block *b) {
+    gnn_action action = act(kind, b);
+    action.bytes = b->hi - b->lo;
+    action.address = (uintptr_t)(b->base + b->lo);
+    action.version = b->version;
+    action.ticket = b->ticket;
+    b->pins++;
+    return action;
+}
+
+static gnn_action act_wait(gnn_engine *e, gnn_block *b) {
+    e->n_waiters++;
+    return gnn_act_pinned(GNN_ACT_WAIT, b);
+}
+
+/* A block whose bytes can no longer come back says so at unpack. */
+static void lose_block(gnn_block *b, const char *why) {
+    if (!b->error) {
+        b->error = strdup(why);
+    }
+}
+
+static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status);
+static void finish_get(gnn_engine *e, gnn_block *b, gnn_status status);
+
+void gnn_engine_drain(gnn_engine *e, gnn_action *action) {
+    *action = (gnn_action){.kind = GNN_ACT_NONE};
+    for (gnn_account account = GNN_OUTWARD; account <= GNN_INWARD; account++) {
+        for (gnn_block *b = e->lists[account].head; b && e->link; b = b->next) {
+            if (is_copying(b)) {
+                *action = act_wait(e, b);
+                return;
+            }
+        }
+    }
+}
+
+void gnn_engine_shut(gnn_engine *e) {
+    gnn_link *link = e->link;
+    if (!link) {
+        return;
+    }
+    for (gnn_account account = GNN_OUTWARD; account <= GNN_INWARD; account++) {
+        for (gnn_block *b = e->lists[account].head, *next; b; b = next) {
+            next = b->next;
+            if (b->state == GNN_LEAVING) {
+                finish_put(e, b, link->ops->wait(link, b->ticket));
+            } else if (b->state == GNN_RETURNING) {
+                finish_get(e, b, link->ops->wait(link, b->ticket));
+            }
+        }
+    }
+    for (gnn_block *b = e->lists[GNN_NOWHERE].head; b; b = b->next) {
+        lose_block(b, "offload: the engine was shut down while this tensor was out");
+    }
+    e->link = NULL;
+    if (e->n_waiters == 0) { // else a thread is still inside the link: the process ends with it
+        link->ops->close(link);
+    }
+}
+
+void gnn_engine_abandon(gnn_engine *e) {
+    e->link = NULL;
+    for (int account = 0; account < GNN_ACCOUNT_COUNT; account++) {
+        for (gnn_block *b = e->lists[account].head; b; b = b->next) {
+            b->pins = 0;
+            if (b->state != GNN_NEAR && b->state != GNN_LEAVING) {
+                lose_block(b, "offload: this tensor was saved in the parent process");
+            }
+            b->state = is_copying(b) ? GNN_NEAR : b->state;
+        }
+    }
+}
+
+void gnn_engine_free(gnn_engine *e) {
+    gnn_engine_shut(e);
+    gnn_pass_free_all(e);
+    free(e->table);
+    free(e->history);
+    free(e->drops);
+    free(e);
+}
+
+gnn_link *gnn_engine_link(gnn_engine *e) {
+    return e->link;
+}
+
+void gnn_engine_set_budget(gnn_engine *e, int64_t budget) {
+    e->budget = budget;
+}
+
+int64_t gnn_engine_budget(const gnn_engine *e) {
+    return e->budget;
+}
+
+int64_t gnn_engine_bytes(const gnn_engine *e, gnn_account account) {
+    return e->lists[account].bytes;
+}
+
+int64_t gnn_engine_live_blocks(const gnn_engine *e) {
+    return e->n_blocks;
+}
+
+int64_t gnn_engine_live_passes(const gnn_engine *e) {
+    return e->n_passes;
+}
+
+const char *gnn_engine_take_warning(gnn_engine *e) {
+    bool is_new = e->warning_new;
+    e->warning_new = false;
+    return is_new ? e->warning : NULL;
+}
+
+/* ------------------------------------------------------------------------------- pack */
+
+gnn_status gnn_engine_add(gnn_engine *e, gnn_pass *pass, uintptr_t storage, void *base,
+                          int64_t bytes, int64_t version, gnn_stream stream,
+                          void *owner, gnn_block **block) {
+    e->active = pass;
+    if (e->n_keys >= e->n_buckets) {
+        GNN_TRY(grow_table(e));
+    }
+    if (e->n_drops + 2 * (e->n_blocks + 1) > e->drops_capacity) {
+        int64_t capacity = 2 * (e->n_drops + 2 * (e->n_blocks + 1));
+        void **drops = realloc(e->drops, (size_t)capacity * sizeof *drops);
+        GNN_REQUIRE(drops, GNN_ENOMEM, "offload: no memory for %lld blocks",
+                    (long long)e->n_blocks);
+        e->drops = drops;
+        e->drops_capacity = capacity;
+    }
+    gnn_block *b = calloc(1, sizeof *b);
+    GNN_REQUIRE(b, GNN_ENOMEM, "offload: no memory for a block");
+    b->owner = owner;
+    b->base = base;
+    b->version = version;
+    b->changed = -1;
+    if (e->link) {
+        // Recorded here, on the saving stream: at the copy's issue another one may be current.
+        gnn_status status = e->link->ops->mark(e->link, stream, &b->ready);
+        if (status != GNN_OK) {
+            free(b);
+            return status;
+        }
+    }
+    b->next = e->lists[GNN_NOWHERE].head; // a list to move from
+    *(b->next ? &b->next->prev : &e->lists[GNN_NOWHERE].tail) = b;
+    e->lists[GNN_NOWHERE].head = b;
+    move_block(e, b, GNN_RESIDENT, bytes, false);
+    set_key(e, b, storage);
+    e->n_blocks++;
+    pass->stats.blocks++;
+    pass->stats.block_bytes += bytes;
+    note_peaks(e);
+    *block = b;
+    return GNN_OK;
+}
+
+/* The slot was made for the union of its time, and the union only grows. */
+static bool is_covered(const gnn_block *b) {
+    return b->slot.bytes == b->hi - b->lo;
+}
+
+/* The saved range grew over what the slot holds: the block is dirty again. While a copy is under
+ * way finish_put sees to it. */
+static void widen(gnn_engine *e, gnn_block *b, int64_t lo, int64_t hi) {
+    bool first = b->hi == 0 && b->lo == 0;
+    b->lo = first || lo < b->lo ? lo : b->lo;
+    b->hi = first || hi > b->hi ? hi : b->hi;
+    if (b->state == GNN_NEAR && b->has_slot && !is_covered(b)) {
+        free_slot(e, b);
+    }
+}
+
+gnn_status gnn_engine_save(gnn_engine *e, gnn_pass *pass, gnn_block *b, int64_t lo,
+                           int64_t hi, gnn_use *use) {
+    e->active = pass;
+    gnn_engine_refresh(e);
+    if (b->uses > 0) {
+        pass->stats.deduplicated++;
+        pass->stats.deduplicated_bytes += hi - lo;
+    }
+    gnn_status status = GNN_OK;
+    if (b->last_pass != pass) {
+        if (pass->n == pass->capacity) {
+            int32_t capacity = pass->capacity ? 2 * pass->capacity : 64;
+            size_t n = (size_t)capacity;
+            gnn_entry *entries = realloc(pass->entries, n * sizeof *entries);
+            pass->entries = entries ? entries : pass->entries;
+            int32_t *observed = realloc(pass->observed, n * sizeof *observed);
+            pass->observed = observed ? observed : pass->observed;
+            if (!entries || !observed) {
+                status = gnn_fail(GNN_ENOMEM, "offload: no memory for a pass of %lld",
+                                  (long long)capacity);
+                drop_later(e, end_block(e, b));
+                return status;
+            }
+            pass->capacity = capacity;
+        }
+        pass->entries[pass->n] = (gnn_entry){.block = b};
+        b->last_pass = pass;
+        b->last_position = pass->n++;
+    }
+    widen(e, b, lo, hi);
+    *use = (gnn_use){.pass = pass, .block = b, .position = b->last_position};
+    b->uses++;
+    pass->entries[use->position].uses++;
+    pass->live++;
+    return GNN_OK;
+}
+
+void *gnn_engine_release(gnn_engine *e, gnn_use *use) {
+    gnn_block *b = use->block;
+    gnn_pass *pass = use->pass;
+    if (pass->entries[use->position].uses == 1 && b->last_pass == pass) {
+        b->last_pass = NULL;
+    }
+    b->uses--;
+    if (b->uses == 0 && b->state == GNN_RETURNING) {
+        e->dead_inward++;
+    }
+    void *owner = end_block(e, b);
+    gnn_pass_release(e, pass, use->position);
+    use->block = NULL;
+    use->pass = NULL;
+    return owner;
+}
+
+void *gnn_block_owner(const gnn_block *b) {
+    return b->owner;
+}
+
+char *gnn_block_base(const gnn_block *b) {
+    return b->base;
+}
+
+int32_t gnn_block_reloads(const gnn_block *b) {
+    return b->reloads;
+}
+
+int64_t gnn_block_version(const gnn_block *b) {
+    return b->version;
+}
+
+int64_t gnn_block_changed(const gnn_block *b) {
+    return b->changed;
+}
+
+void *gnn_engine_poison(gnn_engine *e, gnn_block *b, int64_t version) {
+    if (b->changed < 0) {
+        gnn_active_stats(e)->poisoned++;
+    }
+    b->changed = version;
+    if (b->state == GNN_LEAVING) {
+        return NULL; // the copy reads the source until it ends; finish_put gives it up
+    }
+    if (b->state == GNN_NEAR) {
+        b->state = GNN_POISONED;
+        free_slot(e, b);
+        return take_owner(e, b);
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------ copies ended */
+
+static void set_warning(gnn_engine *e) {
+    if (!e->warned) {
+        snprintf(e->warning, sizeof e->warning, "%s", gnn_message());
+        e->warned = e->warning_new = true;
+    }
+}
+
+static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status) {
+    gnn_pass_stats *stats = gnn_active_stats(e);
+    free_ready(e, b);
+    b->state = GNN_NEAR;
+    if (status != GNN_OK) {
+        stats->failed_writes++;
+        set_warning(e);
+        free_slot(e, b);
+    }
+    free_ticket(e, b);
+    if (b->uses == 0) {
+        move_block(e, b, GNN_RESIDENT, b->held, true);
+        drop_later(e, end_block(e, b));
+    } else if (b->changed >= 0) {
+        b->state = GNN_POISONED;
+        free_slot(e, b);
+        drop_later(e, take_owner(e, b));
+    } else if (status != GNN_OK) {
+        stats->full++;
+        stats->full_bytes += b->held;
+        move_block(e, b, GNN_KEPT, b->held, false);
+    } else {
+        bool clean = is_covered(b);
+        if (!clean) {
+            free_slot(e, b);
+        }
+        move_block(e, b, GNN_RESIDENT, b->held, clean);
+    }
+}
+
+static void finish_get(gnn_engine *e, gnn_block *b, gnn_status status) {
+    gnn_pass_stats *stats = gnn_active_stats(e);
+    if (status == GNN_OK) {
+        b->state = GNN_NEAR;
+    } else {
+        b->state = GNN_OUT;
+        stats->failed_reads++;
+        lose_block(b, gnn_message());
+        drop_later(e, take_owner(e, b));
+    }
+    free_ticket(e, b);
+    if (b->uses == 0) {
+        e->dead_inward--;
+        drop_later(e, end_block(e, b));
+    }
+}
+
+static bool take_drop(gnn_engine *e, gnn_action *action) {
+    if (e->n_drops == 0) {
+        return false;
+    }
+    *action = (gnn_action){.kind = GNN_ACT_DROP, .owner = e->drops[--e->n_drops]};
+    return true;
+}
+
+/* The caller answered. False: the block's story ended meanwhile, or others still hold it. */
+static bool unpin(gnn_engine *e, gnn_block *b) {
+    b->pins--;
+    if (!is_copying(b)) {
+        free_ticket(e, b);
+    }
+    bool alive = b->uses > 0;
+    drop_later(e, end_block(e, b));
+    return alive;
+}
+
+void gnn_engine_waited(gnn_engine *e, gnn_block *b, bool done, gnn_status status,
+                       double seconds) {
+    e->n_waiters--;
+    gnn_pass_stats *stats = gnn_active_stats(e);
+    if (b->state == GNN_LEAVING || b->account == GNN_RESIDENT) {
+        stats->stall_out += seconds;
+    } else {
+        stats->stall_in += seconds;
+    }
+    if (done && b->state == GNN_LEAVING) {
+        finish_put(e, b, status);
+    } else if (done && b->state == GNN_RETURNING) {
+        finish_get(e, b, status);
+    } // else interrupted, or another waiter saw the end
+    unpin(e, b);
+}
+
+/* Looks at copies that may have ended, without waiting. */
+static void reap(gnn_engine *e) {
+    bool done = true;
+    for (gnn_block *b; done && (b = e->lists[GNN_OUTWARD].head);) {
+        gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
+        if (done || status != GNN_OK) {
+            finish_put(e, b, status);
+            done = true;
+        }
+    }
+    for (gnn_block *b = e->lists[GNN_INWARD].head, *next; b && e->dead_inward; b = next) {
+        next = b->next;
+        if (b->uses == 0 && b->state == GNN_RETURNING) {
+            gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
+            if (done || status != GNN_OK) {
+                finish_get(e, b, status);
+            }
+        }
+    }
+}
+
+/* ----------------------------------------------------------------------------- settle */
+
+/* The head of the queue may go: a clean block by dropping it, a dirty one by a copy. */
+static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
+    gnn_link *link = e->link;
+    gnn_pass_stats *stats = gnn_active_stats(e);
+    if (b->has_slot) {
+        stats->dropped_clean++;
+        b->state = GNN_OUT;
+        *action = (gnn_action){.kind = GNN_ACT_DROP, .owner = take_owner(e, b)};
+        return GNN_OK;
+    }
+    const gnn_block_list *outward = &e->lists[GNN_OUTWARD];
+    if (outward->head && outward->bytes + b->held > e->out_window) {
+        *action = act_wait(e, outward->head); // oldest first; b is tested again afterwards
+        return GNN_OK;
+    }
+    gnn_status status = link->ops->slot_alloc(link, b->hi - b->lo, &b->slot);
+    if (status == GNN_OK) {
+        b->has_slot = true;
+        e->out_bytes += b->slot.bytes;
+        status = link->ops->put(link, b->slot, b->base + b->lo, b->ready, &b->ticket);
+    }
+    if (status != GNN_OK) {
+        free_slot(e, b);
+        stats->full++;
+        stats->full_bytes += b->held;
+        set_warning(e);
+        move_block(e, b, GNN_KEPT, b->held, false);
+        return status;
+    }
+    b->state = GNN_LEAVING;
+    stats->copies_out++;
+    stats->bytes_out += b->slot.bytes;
+    move_block(e, b, GNN_OUTWARD, b->held, false);
+    note_peaks(e);
+    return GNN_OK;
+}
+
+void gnn_engine_refresh(gnn_engine *e) {
+    e->tick++;
+    e->retests = GNN_RETESTS;
+}
+
+gnn_status gnn_engine_next(gnn_engine *e, gnn_action *action) {
+    gnn_block *approved = e->approved;
+    e->approved = NULL;
+    *action = (gnn_action){.kind = GNN_ACT_NONE};
+    if (approved && e->link && e->lists[GNN_RESIDENT].bytes > e->budget) {
+        GNN_TRY(evict(e, approved, action));
+    }
+    if (action->kind != GNN_ACT_NONE || take_drop(e, action) || !e->link) {
+        return GNN_OK;
+    }
+    reap(e);
+    while (!take_drop(e, action)) {
+        gnn_block *owned = e->lists[GNN_OWNED].head;
+        gnn_block *oldest = e->lists[GNN_RESIDENT].head;
+        gnn_block *candidate = NULL;
+        if (owned && owned->tested_at != e->tick && e->retests > 0) {
+            e->retests--;
+            candidate = owned;
+        } else if (oldest && e->lists[GNN_RESIDENT].bytes > e->budget) {
+            candidate = oldest;
+        } else {
+            break;
+        }
+        if (candidate->pins > 0) { // pinned: as good as owned
+            candidate->tested_at = e->tick;
+            move_block(e, candidate, GNN_OWNED, candidate->held, false);
+        } else {
+            *action = gnn_act_pinned(GNN_ACT_TEST, candidate);
+            return GNN_OK;
+        }
+    }
+    if (action->kind == GNN_ACT_NONE) {
+        gnn_pass_stats *stats = gnn_active_stats(e);
+        int64_t over = e->lists[GNN_RESIDENT].bytes - e->budget;
+        stats->over_budget = over > stats->over_budget ? over : stats->over_budget;
+    }
+    return GNN_OK;
+}
+
+void gnn_engine_tested(gnn_engine *e, gnn_block *b, gnn_verdict verdict,
+                       int64_t version) {
+    gnn_pass_stats *stats = gnn_active_stats(e);
+    b->tested_at = e->tick;
+    if (!unpin(e, b) || b->state != GNN_NEAR || b->pins > 0) {
+        return; // things moved on
+    }
+    if (verdict == GNN_CHANGED) {
+        drop_later(e, gnn_engine_poison(e, b, version));
+    } else if (verdict == GNN_STILL_OWNED) {
+        if (!b->counted_owned) {
+            b->counted_owned = true;
+            stats->owned++;
+            stats->owned_bytes += b->held;
+        }
+        move_block(e, b, GNN_OWNED, b->held, false);
+    } else if (b->account == GNN_OWNED) { // free meanwhile: the oldest again
+        move_block(e, b, GNN_RESIDENT, b->held, true);
+    } else {
+        e->approved = b; // gnn_engine_next, called next, evicts it
+    }
+}
+
+/* ----------------------------------------------------------------------------- unpack */
+
+gnn_status gnn_engine_fetch(gnn_engine *e, const gnn_use *use, gnn_action *action) {
+    gnn_block *b = use->block;
+    e->approved = NULL;
+    *action = act(GNN_ACT_NONE, b);
+    if (take_drop(e, action)) {
+        return GNN_OK;
+    }
+    if (b->state == GNN_RETURNING && e->link) {
+        bool done = false;
+        gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
+        if (!done && status == GNN_OK) {
+            gnn_active_stats(e)->late++;
+            *action = act_wait(e, b);
+            return GNN_OK;
+        }
+        finish_get(e, b, status);
+        if (take_drop(e, action)) {
+            return GNN_OK;
+        }
+    }
+    GNN_REQUIRE(b->changed < 0, GNN_ESTATE,
+                "offload: changed in place after it was saved");
+    GNN_REQUIRE(!b->error, GNN_EIO, "%s", b->error);
+    switch (b->state) {
+    case GNN_OUT:
+        *action = gnn_act_pinned(GNN_ACT_ALLOCATE, b);
+        return GNN_OK;
+    case GNN_LEAVING:
+        gnn_active_stats(e)->forwarded++;
+        return GNN_OK;
+    default: // near: clean and used, it is the first to go again
+        if (b->account == GNN_INWARD) {
+            move_block(e, b, GNN_RESIDENT, b->held, true);
+        }
+        return GNN_OK;
+    }
+}
+
+gnn_status gnn_engine_allocated(gnn_engine *e, const gnn_action *action,
+                                uintptr_t storage, void *address, int64_t held,
+                                int64_t version, gnn_stream stream, void *owner,
+                                bool *taken) {
+    gnn_block *b = action->block;
+    gnn_link *link = e->link;
+    *taken = false;
+    if (!unpin(e, b)) {
+        return GNN_OK;
+    }
+    if (!owner) {
+        gnn_active_stats(e)->prefetch_dropped += action->ahead;
+        return GNN_OK;
+    }
+    if (b->state != GNN_OUT || b->error || !link) {
+        return GNN_OK;
+    }
+    gnn_mark room = 0; // the target's memory is free once the stream's queued work has run
+    GNN_TRY(link->ops->mark(link, stream, &room));
+    gnn_status status = link->ops->get(link, b->slot, address, room, 0, &b->ticket);
+    if (room) {
+        link->ops->mark_free(link, room);
+    }
+    GNN_TRY(status);
+    *taken = true;
+    b->state = GNN_RETURNING;
+    b->owner = owner;
+    b->base = (char *)address - b->lo;
+    b->version = version;
+    b->reloads++;
+    move_block(e, b, GNN_INWARD, held, false);
+    set_key(e, b, storage);
+    gnn_pass_stats *stats = gnn_active_stats(e);
+    stats->copies_in++;
+    stats->bytes_in += b->slot.bytes;
+    stats->prefetched += action->ahead;
+    note_peaks(e);
+    return GNN_OK;
+}

@@ -1,0 +1,106 @@
+/* engine_inner.h: the structs that engine.c (blocks, copies, budget) and engine_order.c (passes,
+ * order, prefetch) share. Nobody else includes it. */
+#ifndef GNN_ENGINE_INNER_H
+#define GNN_ENGINE_INNER_H
+
+#include "engine.h"
+
+#define GNN_LEARNED 8    // sequence lengths whose unpack order is remembered
+#define GNN_HISTORY 256  // finished passes kept for the report
+#define GNN_RETESTS 16  // owned blocks that one settle looks at again
+
+typedef enum gnn_block_state {
+    GNN_NEAR, // the values are in `owner`; with a slot it is clean, without it dirty
+    GNN_LEAVING,
+    GNN_OUT,
+    GNN_RETURNING,
+    GNN_POISONED,
+} gnn_block_state;
+
+struct gnn_block {
+    gnn_block *prev, *next; // in the list of its account
+    gnn_block *chain;       // in its bucket of the storage table
+    gnn_account account;
+    gnn_block_state state;
+    uintptr_t storage; // key; 0 when not in the table
+    void *owner;
+    char *base;      // address of byte 0 of the storage as first saved; moves with a reload
+    int64_t lo, hi;  // union of the saved ranges
+    int64_t held;    // near bytes that `owner` keeps alive
+    int64_t version; // of `owner`
+    int64_t changed; // version seen after an in-place change, or -1
+    gnn_slot slot;   // holds [lo, hi), or what that was when it was made
+    bool has_slot;
+    gnn_mark ready;
+    gnn_ticket ticket;
+    int32_t uses, pins, reloads;
+    uint64_t tested_at; // tick of the last ownership test
+    gnn_pass *last_pass; // where it was saved last
+    int32_t last_position;
+    bool counted_owned;
+    char *error; // why it cannot be read back
+};
+
+typedef struct gnn_entry {
+    gnn_block *block; // NULL when no use of this pass is left
+    int32_t uses;
+    bool touched;
+} gnn_entry;
+
+typedef struct gnn_learned {
+    int32_t n;
+    uint64_t used_at;
+    int32_t *order, *rank; // order[i]: position unpacked i-th; rank[order[i]] = i
+} gnn_learned;
+
+struct gnn_pass {
+    gnn_pass *older, *newer; // passes alive
+    gnn_entry *entries;      // blocks in the order of their first save
+    int32_t n, capacity;
+    int32_t *observed; // positions in the order of their first unpack
+    int32_t n_observed;
+    int32_t scan, last_rank; // prefetch goes on at predicted index `scan`
+    int64_t live;            // uses
+    bool left, unpacked;
+    double begin_at, left_at, unpack_at;
+    gnn_link_stats link_at_begin;
+    gnn_pass_stats stats;
+};
+
+typedef struct gnn_block_list {
+    gnn_block *head, *tail;
+    int64_t bytes;
+} gnn_block_list;
+
+struct gnn_engine {
+    gnn_link *link;
+    int64_t budget, out_window, in_window;
+    gnn_block_list lists[GNN_ACCOUNT_COUNT];
+    gnn_block **table; // by storage
+    int64_t n_buckets, n_keys;
+    int64_t n_blocks, n_passes;
+    int64_t dead_inward; // blocks without uses whose copy in is still under way
+    void **drops; // owners to give up at the next action
+    int64_t n_drops, drops_capacity;
+    int64_t out_bytes;   // far-side bytes of live blocks
+    int64_t n_waiters;   // callers inside a WAIT
+    gnn_block *approved; // tested free, and nothing happened since
+    uint64_t tick;
+    int32_t retests; // left in this settle
+    gnn_pass *newest;
+    gnn_pass *active; // what counters go to
+    gnn_pass_stats spare; // counters when no pass is active
+    int64_t pass_number;
+    gnn_learned learned[GNN_LEARNED];
+    gnn_pass_stats *history; // ring of GNN_HISTORY
+    int64_t history_begin, history_n;
+    char warning[512];
+    bool warned, warning_new;
+};
+
+gnn_action gnn_act_pinned(gnn_action_kind kind, gnn_block *block);
+gnn_pass_stats *gnn_active_stats(gnn_engine *engine);
+void gnn_pass_release(gnn_engine *engine, gnn_pass *pass, int32_t position);
+void gnn_pass_free_all(gnn_engine *engine);
+
+#endif

@@ -1,0 +1,398 @@
+"""Activation offload: the context that moves saved tensors out and back in.
+
+The engine is in C (csrc/offload/engine.c decides, csrc/torch/torch_hooks.c carries out); this
+file parses arguments, keeps process-wide engines, and enters and leaves passes.
+"""
+
+import atexit
+import collections
+import contextlib
+import fnmatch
+import functools
+import os
+import threading
+import warnings
+
+import torch
+
+from gnnoffload import _C
+from gnnoffload._budget import (
+    AutoBudget,
+    default_host_limit,
+    default_spill_dir,
+    memory_total,
+    parse_bytes,
+)
+from gnnoffload._report import Report
+
+__all__ = ["keep", "offload"]
+
+_ENGINES = 16  # process-wide engines kept for reuse
+_HISTORY = 1000  # finished passes a lane remembers
+_UNBOUNDED = 2**62
+
+_push = torch._C._autograd._push_saved_tensors_default_hooks
+_pop = torch._C._autograd._pop_saved_tensors_default_hooks
+
+
+class _Lane:
+    """One engine over one link, and the reports of its finished passes."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        budget = settings["budget"]
+        self.engine = _C.open_engine(
+            store=settings["store"],
+            directory=settings["spill_dir"],
+            limit=settings["host_limit"],
+            threads=0,
+            direct=True,
+            memory_backed=settings["memory_backed"],
+            budget=_UNBOUNDED if budget == "auto" else budget,
+            out_window=settings["inflight"],
+            in_window=settings["prefetch"],
+            min_bytes=settings["min_bytes"],
+            raise_on_full=settings["on_full"] == "raise",
+        )
+        self.reports = collections.deque(maxlen=_HISTORY)
+        self.auto = AutoBudget(self.engine) if budget == "auto" else None
+        self.notes = {}  # number of a pass -> what was noticed when it was left
+
+    def collect(self):
+        """Reports of all finished passes, the newest last."""
+        for counters in self.engine.take_finished():
+            notes = self.notes.pop(counters["number"], {})
+            report = Report({**counters, **notes}, self.settings, self.engine.state())
+            self.reports.append(report)
+            if self.auto is not None:
+                self.auto.learn(counters)
+        return self.reports
+
+
+_lanes = collections.OrderedDict()
+_lanes_lock = threading.Lock()
+
+
+def _lane_for(settings):
+    """The process-wide lane for equal settings."""
+    key = tuple(sorted(settings.items()))
+    with _lanes_lock:
+        lane = _lanes.get(key)
+        if lane is None:
+            lane = _lanes[key] = _Lane(settings)
+        _lanes.move_to_end(key)
+        while len(_lanes) > _ENGINES:  # saved tensors alive keep their engine
+            _lanes.popitem(last=False)
+        return lane
+
+
+@atexit.register
+def _shut_down():
+    """Waits for copies under way; afterwards nothing touches a link."""
+    for lane in list(_lanes.values()):
+        with contextlib.suppress(Exception):
+            lane.engine.shutdown()
+
+
+def _forget_parents_engines():
+    global _lanes_lock
+    _lanes_lock = threading.Lock()
+    _lanes.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parents_engines)
+
+
+class offload:
+    """Keep at most ``budget`` bytes of saved activations; move the rest away until backward.
+
+    A reusable, re-entrant context manager and decorator for the forward pass and the loss;
+    each entry is one *pass*. Gradients are bit-identical to training without it.
+
+    Args:
+        budget: bytes of saved activations that may stay: an int, ``"8GiB"``, ``"40%"`` of the
+            memory this process may use, ``0`` (move everything that can be moved) or
+            ``"auto"`` (move as much as the measured link hides behind the computation).
+        min_bytes: storages below this size stay.
+        host_limit: far-side bytes at most; default 80 % of what is available, divided by
+            ``LOCAL_WORLD_SIZE`` (``store="ram"``), or of the free disk space.
+        store: ``"file"`` (an unnamed spill file), ``"ram"`` (a second place in memory: for
+            tests and benchmarks) or ``"auto"``.
+        spill_dir: directory of the spill file; default ``$GNNOFFLOAD_SPILL_DIR``, else the
+            first of /var/tmp and the working directory that is not memory-backed.
+        inflight: bytes on their way out at most (one tensor always fits).
+        prefetch: bytes fetched ahead of their use at most; 0 fetches nothing ahead.
+        on_full: what happens when the far side is full or a write fails: ``"keep"`` keeps
+            the tensor where it is and warns once, ``"raise"`` raises.
+
+    Raises:
+        ValueError: an argument has no meaning, or ``budget`` is missing.
+        SpillError: the spill directory cannot be used.
+
+    Memory:
+        At most budget + inflight + prefetch + what the running node unpacked, except bytes
+        that the report counts as owned or kept. ``inflight`` and ``prefetch`` default to a
+        sixteenth of the budget, between 16 and 256 MiB.
+
+    Example:
+        >>> import torch, gnnoffload as go
+        >>> off = go.offload(budget=0, store="ram", min_bytes=1)
+        >>> x = torch.ones(1000, requires_grad=True)
+        >>> with off:
+        ...     loss = x.exp().exp().sum()
+        >>> loss.backward()
+        >>> off.report().bytes_out > 0
+        True
+    """
+
+    def __init__(
+        self,
+        budget=None,
+        *,
+        min_bytes="1MiB",
+        host_limit=None,
+        store="auto",
+        spill_dir=None,
+        inflight=None,
+        prefetch=None,
+        on_full="keep",
+    ):
+        self._arguments = {
+            "budget": budget,
+            "min_bytes": min_bytes,
+            "host_limit": host_limit,
+            "store": store,
+            "spill_dir": spill_dir,
+            "inflight": inflight,
+            "prefetch": prefetch,
+            "on_full": on_full,
+        }
+        self._lane = _lane_for(_settings(**self._arguments))
+        self._local = threading.local()
+
+    # ------------------------------------------------------------------ entering, leaving
+
+    def _entries(self):
+        if not hasattr(self._local, "entries"):
+            self._local.entries = []
+        return self._local.entries
+
+    def _begin(self):
+        lane = self._lane
+        if lane.auto is not None:
+            lane.collect()
+            lane.auto.apply()
+        return lane.engine.begin()
+
+    def _end(self, entry):
+        counters = entry.counters()
+        if counters is not None and len(self._lane.notes) < _HISTORY:
+            self._lane.notes[counters["number"]] = {
+                "grad_enabled": torch.is_grad_enabled()
+            }
+        entry.end()
+
+    @torch.compiler.disable
+    def __enter__(self):
+        entry = self._begin()
+        _push(entry.pack, _C.unpack)
+        self._entries().append(entry)
+        return self
+
+    @torch.compiler.disable
+    def __exit__(self, *exception):
+        _pop()
+        self._end(self._entries().pop())
+
+    def __call__(self, function):
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            with self:
+                return function(*args, **kwargs)
+
+        return wrapped
+
+    def __deepcopy__(self, memo):
+        return self  # a copied model shares the engine, as equal arguments do
+
+    def __reduce__(self):
+        return functools.partial(offload, **self._arguments), ()
+
+    def __repr__(self):
+        given = ", ".join(
+            f"{name}={value!r}" for name, value in self._arguments.items() if value is not None
+        )
+        return f"offload({given})"
+
+    # --------------------------------------------------------------------------- modules
+
+    def attach(self, module, modules=None):
+        """Enter the context in the forward of ``module``'s matching submodules.
+
+        Args:
+            module: an ``nn.Module``. One call of it is one pass.
+            modules: shell pattern of submodule names, such as ``"processor.*"``; the outermost
+                matches are taken. None: ``module`` itself.
+
+        Returns:
+            A handle whose ``remove()`` undoes it.
+        """
+        return _Attached(self, module, modules)
+
+    # --------------------------------------------------------------------------- reports
+
+    @property
+    def history(self):
+        """Reports of finished passes, oldest first (the last 1000)."""
+        return list(self._lane.collect())
+
+    def report(self):
+        """The report of the last finished pass."""
+        reports = self._lane.collect()
+        if reports:
+            return reports[-1]
+        return Report.empty(self._lane.settings, self._lane.engine.state())
+
+    def state(self):
+        """Bytes that the engine holds now, by account."""
+        return self._lane.engine.state()
+
+
+class _Attached:
+    """Forward hooks that enter an offload context. A pass lasts one call of the root."""
+
+    def __init__(self, off, root, pattern):
+        self.off = off
+        self.names = _outermost(root, pattern)
+        if not self.names:
+            raise ValueError(f"attach: no submodule is named like {pattern!r}")
+        self.local = threading.local()
+        self.handles = []
+        for name in self.names:
+            self._hook(root.get_submodule(name), self._enter, self._leave)
+        if self.names != [""]:
+            self._hook(root, self._begin, self._end)
+
+    def _hook(self, module, before, after):
+        self.handles.append(module.register_forward_pre_hook(before))
+        self.handles.append(module.register_forward_hook(after, always_call=True))
+
+    def _stack(self, name):
+        if not hasattr(self.local, name):
+            setattr(self.local, name, [])
+        return getattr(self.local, name)
+
+    @torch.compiler.disable
+    def _begin(self, module, args):
+        self._stack("roots").append(self.off._begin())
+
+    @torch.compiler.disable
+    def _end(self, module, args, output):
+        self.off._end(self._stack("roots").pop())
+
+    @torch.compiler.disable
+    def _enter(self, module, args):
+        roots = self._stack("roots")
+        own = not roots  # called outside the root's forward: a pass of its own
+        entry = self.off._begin() if own else roots[-1]
+        _push(entry.pack, _C.unpack)
+        self._stack("entries").append((entry, own))
+
+    @torch.compiler.disable
+    def _leave(self, module, args, output):
+        entry, own = self._stack("entries").pop()
+        _pop()
+        if own:
+            self.off._end(entry)
+
+    def remove(self):
+        """Takes the hooks off again."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def _outermost(root, pattern):
+    """Names of submodules that match and are not inside another match."""
+    if pattern is None:
+        return [""]
+    names = []
+    for name, _ in root.named_modules():
+        inside = any(name.startswith(outer + ".") for outer in names)
+        if name and not inside and fnmatch.fnmatchcase(name, pattern):
+            names.append(name)
+    return names
+
+
+@contextlib.contextmanager
+def _keep():
+    _push(_C.keep_pack, _C.unpack)
+    try:
+        yield
+    finally:
+        _pop()
+
+
+@torch.compiler.disable
+def keep():
+    """Exempt a region from an enclosing ``offload``: what it saves stays where it is.
+
+    Example:
+        >>> import torch, gnnoffload as go
+        >>> x = torch.ones(1000, requires_grad=True)
+        >>> with go.offload(budget=0, store="ram", min_bytes=1), go.keep():
+        ...     loss = x.exp().sum()
+        >>> loss.backward()
+    """
+    return _keep()
+
+
+# ------------------------------------------------------------------------------- arguments
+
+
+def _settings(budget, min_bytes, host_limit, store, spill_dir, inflight, prefetch, on_full):
+    """Arguments as numbers; every mistake is said here, before anything is opened."""
+    if on_full not in ("keep", "raise"):
+        raise ValueError(f'offload: on_full must be "keep" or "raise", got {on_full!r}')
+    if store not in ("auto", "file", "ram"):
+        raise ValueError(f'offload: store must be "auto", "file" or "ram", got {store!r}')
+    if budget is None:
+        raise ValueError(
+            "offload: say how much may stay in memory, for example budget='2GiB' or "
+            "budget='auto'. Without a GPU the rest is written to a file in spill_dir, "
+            "and writing gigabytes to disk is no default."
+        )
+    if budget != "auto":
+        budget = parse_bytes("budget", budget, percent_of=memory_total)
+    store = "file" if store == "auto" else store
+    if store == "ram" and spill_dir is not None:
+        raise ValueError('offload: spill_dir has no meaning with store="ram"')
+    memory_backed = spill_dir is not None and os.environ.get(
+        "GNNOFFLOAD_ALLOW_MEMORY_BACKED"
+    ) == "1"
+    if store == "file":
+        spill_dir = os.fspath(spill_dir) if spill_dir is not None else default_spill_dir()
+    if host_limit is None:
+        host_limit = default_host_limit(store, spill_dir)
+    else:
+        host_limit = parse_bytes("host_limit", host_limit, percent_of=memory_total)
+    window = 256 << 20
+    if budget != "auto":
+        window = min(window, max(16 << 20, budget // 16))
+    return {
+        "budget": budget,
+        "min_bytes": parse_bytes("min_bytes", min_bytes),
+        "host_limit": host_limit,
+        "store": store,
+        "spill_dir": spill_dir,
+        "inflight": window if inflight is None else parse_bytes("inflight", inflight),
+        "prefetch": window if prefetch is None else parse_bytes("prefetch", prefetch),
+        "on_full": on_full,
+        "memory_backed": memory_backed,
+    }
+
+
+warnings.filterwarnings("always", message="offload:", category=RuntimeWarning)

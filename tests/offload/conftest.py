@@ -1,0 +1,71 @@
+"""Helpers of the offload tests: one way to run a step with and without offload."""
+
+import contextlib
+import gc
+
+import pytest
+import torch
+
+import gnnoffload as go
+
+
+def sum_of_squares(out):
+    return out.float().square().sum()
+
+
+def gradients(build, inputs, context=None, steps=1, loss_of=sum_of_squares):
+    """Loss and all gradients (parameters first, then inputs) of `steps` accumulated steps."""
+    torch.manual_seed(7)
+    model = build()
+    inputs = [
+        x.detach().clone().requires_grad_(x.requires_grad) if torch.is_tensor(x) else x
+        for x in inputs
+    ]
+    losses = []
+    for step in range(steps):
+        torch.manual_seed(100 + step)  # dropout
+        with context if context is not None else contextlib.nullcontext():
+            loss = loss_of(model(*inputs))
+        loss.backward()
+        losses.append(loss.detach())
+    leaves = [*model.parameters(), *(x for x in inputs if torch.is_tensor(x))]
+    return [*losses, *(leaf.grad for leaf in leaves)]
+
+
+def assert_same(ours, theirs):
+    """Equal bit for bit, None included."""
+    assert len(ours) == len(theirs)
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert (a is None) == (b is None), f"result {i}: {a} against {b}"
+        assert a is None or torch.equal(a, b), f"result {i} differs"
+
+
+def assert_empty(off):
+    """Nothing is held any more: no slot, block, pass or byte. The cyclic gc must not help."""
+    off._lane.engine.drain()
+    state = off.state()
+    held = {k: state[k] for k in ("resident", "outward", "inward", "owned", "kept")}
+    assert not any(held.values()), held
+    assert state["blocks"] == 0 and state["passes"] == 0, state
+    assert state["slot_bytes"] == 0, state
+
+
+@pytest.fixture(params=["ram", "file"])
+def store(request):
+    return request.param
+
+
+@pytest.fixture
+def move_all(store, tmp_path):
+    """An engine that moves whatever it may: budget 0, small windows, one byte is enough."""
+    where = {"spill_dir": str(tmp_path)} if store == "file" else {}
+    return go.offload(0, store=store, min_bytes=1, inflight=1 << 14, prefetch=1 << 16, **where)
+
+
+@pytest.fixture(autouse=True)
+def no_gc():
+    """Reference counting alone must free everything."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
