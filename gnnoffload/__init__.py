@@ -1,9 +1,11 @@
 """Train graph neural networks larger and faster than GPU memory allows."""
 
-from gnnoffload import graph, nn, ops, reference
+import gnnoffload._platform  # noqa: F401 first: it says why the rest cannot load
+from gnnoffload import config, graph, nn, ops, reference
 from gnnoffload._convert import conversion_report, convert, revert
 from gnnoffload._offload import keep, offload
 from gnnoffload._version import __version__
+from gnnoffload.config import show_config
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
 from gnnoffload.ops import sddmm, spmm
@@ -15,6 +17,7 @@ __all__ = [
     "OffloadError",
     "SpillError",
     "__version__",
+    "config",
     "conversion_report",
     "convert",
     "graph",
@@ -25,5 +28,6 @@ __all__ = [
     "reference",
     "revert",
     "sddmm",
+    "show_config",
     "spmm",
 ]

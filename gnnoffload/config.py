@@ -13,6 +13,7 @@ from gnnoffload.errors import SpillError
 __all__ = [
     "Share",
     "default_host_limit",
+    "device_bytes",
     "file_system",
     "format_bytes",
     "memory_limits",
@@ -133,6 +134,17 @@ def memory_limits(root="/"):
                     limits["cgroup_limit"] = limit
                     limits["cgroup_used"] = _cgroup_use(folder, names[1])
     return limits | _process_limits()
+
+
+def device_bytes():
+    """What "40%" is a share of on CPU: the memory that this process could fill.
+
+    The smallest of the machine's memory, the control group's limit and the process's
+    own limits (RLIMIT_AS, RLIMIT_DATA).
+    """
+    limits = memory_limits()
+    names = ("total", "cgroup_limit", "address_space_limit", "data_limit")
+    return min(limits[name] for name in names if limits[name] is not None)
 
 
 def default_host_limit():

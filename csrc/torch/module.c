@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "gnn.h"
+#include "torch/module_link.h"
 #include "torch/torch_abi.h"
 #include "torch/torch_op.h"
 
@@ -112,7 +113,7 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__C(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (module && gnn_hooks_init(module) < 0) {
+    if (module && (gnn_hooks_init(module) < 0 || module_link_init(module) < 0)) {
         Py_CLEAR(module);
     }
     return module;

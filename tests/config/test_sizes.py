@@ -133,6 +133,17 @@ def test_host_limit_is_shared_by_the_processes_of_a_machine(monkeypatch):
     assert config.default_host_limit() == 200
 
 
+def test_a_share_is_of_what_the_process_could_fill(monkeypatch):
+    limits = {"total": 1000, "cgroup_limit": None, "address_space_limit": None}
+    limits |= {"data_limit": None}
+    monkeypatch.setattr(config, "memory_limits", lambda: limits)
+    assert config.device_bytes() == 1000
+    for name in ("cgroup_limit", "address_space_limit", "data_limit"):
+        monkeypatch.setitem(limits, name, 700)
+        assert config.device_bytes() == 700
+        monkeypatch.setitem(limits, name, None)
+
+
 def test_file_system_takes_the_deepest_mount(tmp_path):
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/mountinfo").write_text(
