@@ -29,6 +29,7 @@ ROOMS = ("core", "cpu", "cuda", "offload", "torch")
 C_FLAGS = [
     "-std=c11",
     "-O3",
+    "-g0",  # Python asks for -g, which doubles the time to compile
     "-fexceptions",
     "-Wall",
     "-Wextra",
