@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 def run_setup(before="pass", **environment):
     """The last line that setup.py prints, with `before` run ahead of it."""
-    code = f"import sys, runpy; import setuptools.command.build_ext; sys.argv = ['', '--version']; {before}"
+    # setuptools first: it would trip over what `before` pretends.
+    first = "import setuptools.command.build_ext, runpy, sys"
+    code = f"{first}; sys.argv = ['', '--version']; {before}"
     said = subprocess.run(
         [sys.executable, "-c", f"{code}; runpy.run_path('setup.py')"],
         cwd=ROOT,
