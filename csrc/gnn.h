@@ -36,9 +36,9 @@ typedef enum gnn_status { GNN_STATUS_MAP(GNN_STATUS_ENUM) GNN_STATUS_COUNT } gnn
  * `return gnn_fail(GNN_EINVAL, "spmm: x must have %lld rows, got %lld", ...)`. */
 gnn_status gnn_fail(gnn_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-const char *gnn_message(void);                    // last failure on this thread, never NULL
-gnn_status gnn_last_status(void);                 // its status
-const char *gnn_status_text(gnn_status status);   // "malformed graph"
+const char *gnn_message(void);    // last failure on this thread, never NULL
+gnn_status gnn_last_status(void); // its status
+const char *gnn_status_text(gnn_status status);      // "malformed graph"
 const char *gnn_status_exception(gnn_status status); // "GraphError", NULL for GNN_OK
 
 #define GNN_REQUIRE(condition, status, ...)                                            \
@@ -99,8 +99,8 @@ typedef struct gnn_csr {
     int64_t n_rows, n_cols, n_edges;
     const int64_t *rowptr; // [n_rows + 1]
     const int32_t *col;    // [n_edges]
-    const void *eid;       // [n_edges] entry -> edge in the caller's order; NULL: identity
-    gnn_dtype eid_dtype;   // GNN_I32 or GNN_I64
+    const void *eid; // [n_edges] entry -> edge in the caller's order; NULL: identity
+    gnn_dtype eid_dtype; // GNN_I32 or GNN_I64
 } gnn_csr;
 
 /* Checks a CSR given by a caller, before anything else sees it.

@@ -114,7 +114,8 @@ typedef struct digits {
 } digits;
 
 INLINE size_t digit_of(uint64_t word, const digits *d, int pass) {
-    return (size_t)(word >> (d->shift + pass * d->width)) & (((size_t)1 << d->width) - 1);
+    return (size_t)(word >> (d->shift + pass * d->width)) &
+           (((size_t)1 << d->width) - 1);
 }
 
 INLINE void pack(const edge_list *l, key_layout layout, const digits *d, void *keys,
@@ -207,8 +208,8 @@ INLINE void sort_edges(const edge_list *l, key_layout layout, char *scratch,
         char *swap = from;
         from = to, to = swap;
     }
-    move_out(from, l->n_edges, layout, &d, needed[n_needed - 1], out_col, eid, eid_int64,
-             narrow);
+    move_out(from, l->n_edges, layout, &d, needed[n_needed - 1], out_col, eid,
+             eid_int64, narrow);
 }
 
 gnn_status gnn_csr_from_coo(const void *row, int64_t row_stride, const void *col,
@@ -221,15 +222,15 @@ gnn_status gnn_csr_from_coo(const void *row, int64_t row_stride, const void *col
                 gnn_dtype_text(index_dtype));
     GNN_TRY(gnn_csr_check_sizes(n_rows, n_cols, n_edges));
     GNN_REQUIRE(eid_dtype == GNN_I64 || (eid_dtype == GNN_I32 && n_edges <= INT32_MAX),
-                GNN_EINVAL,
-                "graph: eid must be int64 for %" PRId64 " edges, got %s", n_edges,
-                gnn_dtype_text(eid_dtype));
+                GNN_EINVAL, "graph: eid must be int64 for %" PRId64 " edges, got %s",
+                n_edges, gnn_dtype_text(eid_dtype));
     const edge_list l = {row,     col,    row_stride, col_stride,
                          n_edges, n_rows, n_cols,     index_dtype};
     const bool is_int64 = index_dtype == GNN_I64, eid_int64 = eid_dtype == GNN_I64;
 
     memset(rowptr, 0, (size_t)(n_rows + 1) * sizeof *rowptr);
-    GNN_TRY(is_int64 ? scan(&l, rowptr, sorted, true) : scan(&l, rowptr, sorted, false));
+    GNN_TRY(is_int64 ? scan(&l, rowptr, sorted, true)
+                     : scan(&l, rowptr, sorted, false));
     for (int64_t i = 0; i < n_rows; i++) {
         rowptr[i + 1] += rowptr[i];
     }

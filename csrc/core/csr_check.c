@@ -5,12 +5,14 @@
 #include <inttypes.h>
 
 static int64_t index_at(const void *values, gnn_dtype dtype, int64_t i) {
-    return dtype == GNN_I32 ? ((const int32_t *)values)[i] : ((const int64_t *)values)[i];
+    return dtype == GNN_I32 ? ((const int32_t *)values)[i]
+                            : ((const int64_t *)values)[i];
 }
 
 static gnn_status require_index(const char *name, gnn_dtype dtype) {
     GNN_REQUIRE(dtype == GNN_I32 || dtype == GNN_I64, GNN_ETYPE,
-                "graph: %s must be int32 or int64, got %s", name, gnn_dtype_text(dtype));
+                "graph: %s must be int32 or int64, got %s", name,
+                gnn_dtype_text(dtype));
     return GNN_OK;
 }
 
@@ -93,7 +95,8 @@ gnn_status gnn_csr_check(const void *rowptr, gnn_dtype rowptr_dtype, int64_t n_r
                 " destinations), got %" PRId64,
                 n_rows + 1, n_rows, n_rowptr);
     GNN_REQUIRE(rowptr_dtype == GNN_I64 || n_edges <= INT32_MAX, GNN_EGRAPH,
-                "graph: rowptr must be int64 for %" PRId64 " edges, got int32", n_edges);
+                "graph: rowptr must be int64 for %" PRId64 " edges, got int32",
+                n_edges);
     GNN_TRY(check_rowptr(rowptr, rowptr_dtype, n_rows, n_edges));
     return check_col(col, col_dtype, n_edges, n_cols);
 }

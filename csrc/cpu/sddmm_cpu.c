@@ -66,7 +66,8 @@ typedef void (*sddmm_kernel)(const sddmm_view *s, int64_t row, int64_t begin,
      [GNN_F64] = dots_##isa##_f64,                                                     \
      [GNN_BF16] = dots_##isa##_bf16,                                                   \
      [GNN_F16] = dots_##isa##_f16},
-static const sddmm_kernel kernels[GNN_ISA_COUNT][GNN_F16 + 1] = {GNN_ISA_MAP(KERNELS_OF)};
+static const sddmm_kernel kernels[GNN_ISA_COUNT][GNN_F16 + 1] = {
+    GNN_ISA_MAP(KERNELS_OF)};
 
 /* ------------------------------------------------------------------------ scale and put */
 
@@ -95,8 +96,10 @@ GNN_FEATURE_MAP(PUT)
 
 typedef void (*sddmm_put)(const gnn_sddmm_args *g, int64_t row, int64_t begin,
                           int64_t end, const void *dots);
-static const sddmm_put puts_of[] = {
-    [GNN_F32] = put_f32, [GNN_F64] = put_f64, [GNN_BF16] = put_bf16, [GNN_F16] = put_f16};
+static const sddmm_put puts_of[] = {[GNN_F32] = put_f32,
+                                    [GNN_F64] = put_f64,
+                                    [GNN_BF16] = put_bf16,
+                                    [GNN_F16] = put_f16};
 
 /* ------------------------------------------------------------------------------- entry */
 
@@ -133,12 +136,14 @@ static gnn_status check(const gnn_sddmm_args *g) {
     GNN_REQUIRE(!__builtin_mul_overflow(g->a.n_rows, g->u_stride, &bytes) &&
                     !__builtin_mul_overflow(bytes, (int64_t)8, &bytes),
                 GNN_EGRAPH,
-                "sddmm: bytes of u [%" PRId64 ", stride %" PRId64 "] must be below 2^63",
+                "sddmm: bytes of u [%" PRId64 ", stride %" PRId64
+                "] must be below 2^63",
                 g->a.n_rows, g->u_stride);
     GNN_REQUIRE(!__builtin_mul_overflow(g->a.n_cols, g->v_stride, &bytes) &&
                     !__builtin_mul_overflow(bytes, (int64_t)8, &bytes),
                 GNN_EGRAPH,
-                "sddmm: bytes of v [%" PRId64 ", stride %" PRId64 "] must be below 2^63",
+                "sddmm: bytes of v [%" PRId64 ", stride %" PRId64
+                "] must be below 2^63",
                 g->a.n_cols, g->v_stride);
     return GNN_OK;
 }

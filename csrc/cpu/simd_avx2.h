@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #define TARGET_avx2 __attribute__((target("avx2,fma,f16c")))
+#define FENCE_avx2() _mm_sfence()
 #define SIMD_AVX2 static inline __attribute__((always_inline)) TARGET_avx2
 
 typedef __m256 vec_avx2_f32;
@@ -14,7 +15,12 @@ typedef __m256d vec_avx2_f64;
 typedef __m256 vec_avx2_bf16;
 typedef __m256 vec_avx2_f16;
 
-enum { LANES_avx2_f32 = 8, LANES_avx2_f64 = 4, LANES_avx2_bf16 = 8, LANES_avx2_f16 = 8 };
+enum {
+    LANES_avx2_f32 = 8,
+    LANES_avx2_f64 = 4,
+    LANES_avx2_bf16 = 8,
+    LANES_avx2_f16 = 8
+};
 
 SIMD_AVX2 __m256i first_avx2_32(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n),
@@ -32,7 +38,8 @@ SIMD_AVX2 __m256 widen_avx2_bf16(__m128i v) {
 
 SIMD_AVX2 __m128i narrow_avx2_bf16(__m256 v) {
     const __m256i bits = _mm256_castps_si256(v);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i odd =
+        _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded =
         _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
@@ -65,6 +72,9 @@ SIMD_AVX2 __m256 load_part_avx2_f32(const float *p, int n) {
 SIMD_AVX2 void store_avx2_f32(float *p, __m256 v) {
     _mm256_storeu_ps(p, v);
 }
+SIMD_AVX2 void stream_avx2_f32(float *p, __m256 v) {
+    _mm256_stream_ps(p, v);
+}
 SIMD_AVX2 void store_part_avx2_f32(float *p, __m256 v, int n) {
     _mm256_maskstore_ps(p, first_avx2_32(n), v);
 }
@@ -80,6 +90,9 @@ SIMD_AVX2 __m256d load_part_avx2_f64(const double *p, int n) {
 }
 SIMD_AVX2 void store_avx2_f64(double *p, __m256d v) {
     _mm256_storeu_pd(p, v);
+}
+SIMD_AVX2 void stream_avx2_f64(double *p, __m256d v) {
+    _mm256_stream_pd(p, v);
 }
 SIMD_AVX2 void store_part_avx2_f64(double *p, __m256d v, int n) {
     _mm256_maskstore_pd(p, first_avx2_64(n), v);
@@ -107,6 +120,9 @@ SIMD_AVX2 double total_avx2_f64(__m256d v) {
     }                                                                                  \
     SIMD_AVX2 void store_avx2_##D(uint16_t *p, __m256 v) {                             \
         _mm_storeu_si128((__m128i *)(void *)p, narrow_avx2_##D(v));                    \
+    }                                                                                  \
+    SIMD_AVX2 void stream_avx2_##D(uint16_t *p, __m256 v) {                            \
+        _mm_stream_si128((__m128i *)(void *)p, narrow_avx2_##D(v));                    \
     }                                                                                  \
     SIMD_AVX2 void store_part_avx2_##D(uint16_t *p, __m256 v, int n) {                 \
         uint16_t part[8];                                                              \

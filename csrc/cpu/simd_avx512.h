@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #define TARGET_avx512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define FENCE_avx512() _mm_sfence()
 #define SIMD_AVX512 static inline __attribute__((always_inline)) TARGET_avx512
 
 typedef __m512 vec_avx512_f32;
@@ -33,7 +34,8 @@ SIMD_AVX512 __m512 widen_avx512_bf16(__m256i v) {
 
 SIMD_AVX512 __m256i narrow_avx512_bf16(__m512 v) {
     const __m512i bits = _mm512_castps_si512(v);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i odd =
+        _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded =
         _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
@@ -59,6 +61,9 @@ SIMD_AVX512 __m512 load_part_avx512_f32(const float *p, int n) {
 SIMD_AVX512 void store_avx512_f32(float *p, __m512 v) {
     _mm512_storeu_ps(p, v);
 }
+SIMD_AVX512 void stream_avx512_f32(float *p, __m512 v) {
+    _mm512_stream_ps(p, v);
+}
 SIMD_AVX512 void store_part_avx512_f32(float *p, __m512 v, int n) {
     _mm512_mask_storeu_ps(p, first_avx512(n), v);
 }
@@ -77,6 +82,9 @@ SIMD_AVX512 __m512d load_part_avx512_f64(const double *p, int n) {
 }
 SIMD_AVX512 void store_avx512_f64(double *p, __m512d v) {
     _mm512_storeu_pd(p, v);
+}
+SIMD_AVX512 void stream_avx512_f64(double *p, __m512d v) {
+    _mm512_stream_pd(p, v);
 }
 SIMD_AVX512 void store_part_avx512_f64(double *p, __m512d v, int n) {
     _mm512_mask_storeu_pd(p, (__mmask8)first_avx512(n), v);
@@ -97,6 +105,9 @@ SIMD_AVX512 double total_avx512_f64(__m512d v) {
     }                                                                                  \
     SIMD_AVX512 void store_avx512_##D(uint16_t *p, __m512 v) {                         \
         _mm256_storeu_si256((__m256i *)(void *)p, narrow_avx512_##D(v));               \
+    }                                                                                  \
+    SIMD_AVX512 void stream_avx512_##D(uint16_t *p, __m512 v) {                        \
+        _mm256_stream_si256((__m256i *)(void *)p, narrow_avx512_##D(v));               \
     }                                                                                  \
     SIMD_AVX512 void store_part_avx512_##D(uint16_t *p, __m512 v, int n) {             \
         _mm256_mask_storeu_epi16(p, first_avx512(n), narrow_avx512_##D(v));            \

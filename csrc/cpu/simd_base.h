@@ -7,6 +7,8 @@
  *   load_part_<isa>_D(p, n)   the first n of them, 1 <= n <= LANES, zeros beyond;
  *                         nothing past p + n is touched
  *   store_*, store_part_* the reverse, narrowed with round to nearest even
+ *   stream_<isa>_D(p, v)  store past the caches where the machine can; p 64-byte aligned
+ *                         for the first vector of a row; followed by FENCE_<isa>()
  *   splat_<isa>_D(s)      all lanes s
  *   total_<isa>_D(v)      sum over the lanes, in one fixed order
  * and TARGET_<isa>, the attribute that every function using them must carry.
@@ -17,6 +19,7 @@
 #include "cpu/scalar.h"
 
 #define TARGET_base
+#define FENCE_base() ((void)0)
 #define SIMD_BASE static inline __attribute__((always_inline))
 
 typedef float vec_base_f32 __attribute__((vector_size(16)));
@@ -24,7 +27,12 @@ typedef double vec_base_f64 __attribute__((vector_size(16)));
 typedef vec_base_f32 vec_base_bf16;
 typedef vec_base_f32 vec_base_f16;
 
-enum { LANES_base_f32 = 4, LANES_base_f64 = 2, LANES_base_bf16 = 4, LANES_base_f16 = 4 };
+enum {
+    LANES_base_f32 = 4,
+    LANES_base_f64 = 2,
+    LANES_base_bf16 = 4,
+    LANES_base_f16 = 4
+};
 
 /* full vectors of f32 and f64 are one unaligned move */
 #define BASE_WHOLE(D)                                                                  \
@@ -49,6 +57,9 @@ enum { LANES_base_f32 = 4, LANES_base_f64 = 2, LANES_base_bf16 = 4, LANES_base_f
     }
 
 #define BASE_PART(D)                                                                   \
+    SIMD_BASE void stream_base_##D(store_##D *p, vec_base_##D v) {                     \
+        store_base_##D(p, v);                                                          \
+    }                                                                                  \
     SIMD_BASE vec_base_##D load_part_base_##D(const store_##D *p, int n) {             \
         vec_base_##D v = {0};                                                          \
         for (int k = 0; k < n; k++) {                                                  \

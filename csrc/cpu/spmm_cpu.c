@@ -13,17 +13,24 @@
 enum {
     MAX_VECTORS = 8, // accumulators per tile
     CACHE_LINE = 64,
-    PREFETCH_ENTRIES = 12, // x rows are asked for this many entries ahead
-    MAX_COEFS = 2 * GNN_WORK // the whole rows of an item: starts within one item's units
+    AHEAD_BYTES = 8192, // x rows are asked for this many bytes ahead of their use
+    AHEAD_MIN = 8,      // but at least and at most so many entries
+    AHEAD_MAX = 32,
+    STREAM_BYTES = 1 << 24, // y beyond this goes past the caches
+    MAX_COEFS = 2 *
+        GNN_WORK // the whole rows of an item: starts within one item's units
 };
 
 /* What the row kernels see. Strides in elements. */
 typedef struct spmm_view {
     const int64_t *rowptr;
     const int32_t *col;
-    int64_t n_edges, n_features, x_stride, y_stride;
+    int64_t n_edges, n_features, x_stride;
+    int64_t ahead; // prefetch distance in entries
+    bool stream;   // y is too large to stay in cache: write around it
     const void *x, *row_scale;
     void *y;
+    void *sums; // not NULL: write one row's bare sums here instead of y
 } spmm_view;
 
 /* ----------------------------------------------------------- kernels, one per ISA, dtype */
@@ -81,18 +88,19 @@ typedef struct spmm_view {
 
 typedef struct spmm_kernel {
     void (*rows)(const spmm_view *s, int64_t row, int64_t stop, const void *coef);
-    void (*chunk)(const spmm_view *s, int64_t begin, int64_t end, const void *coef,
-                  void *sums);
     void (*join)(const spmm_view *s, int64_t row, const void *sums, int64_t n_chunks);
 } spmm_kernel;
 
-#define KERNEL(isa, d) {rows_##isa##_##d, chunk_##isa##_##d, join_##isa##_##d}
+#define KERNEL(isa, d) {rows_##isa##_##d, join_##isa##_##d}
 #define KERNELS_OF(isa, text, has)                                                     \
     {                                                                                  \
-        [GNN_F32] = KERNEL(isa, f32), [GNN_F64] = KERNEL(isa, f64),                    \
-        [GNN_BF16] = KERNEL(isa, bf16), [GNN_F16] = KERNEL(isa, f16),                  \
+        [GNN_F32] = KERNEL(isa, f32),                                                  \
+        [GNN_F64] = KERNEL(isa, f64),                                                  \
+        [GNN_BF16] = KERNEL(isa, bf16),                                                \
+        [GNN_F16] = KERNEL(isa, f16),                                                  \
     },
-static const spmm_kernel kernels[GNN_ISA_COUNT][GNN_F16 + 1] = {GNN_ISA_MAP(KERNELS_OF)};
+static const spmm_kernel kernels[GNN_ISA_COUNT][GNN_F16 + 1] = {
+    GNN_ISA_MAP(KERNELS_OF)};
 
 /* ----------------------------------------------------------------------- coefficients */
 
@@ -108,8 +116,8 @@ static inline int64_t edge_of(const gnn_csr *a, int64_t e) {
 #define COEFS(dtype, d, acc)                                                           \
     static void coefs_##d(const gnn_spmm_args *g, int64_t begin, int64_t end,          \
                           void *coef) {                                                \
-        const store_##d *weight = g->weight;  /* [n_edges] */                          \
-        const acc_##d *scale = g->col_scale;  /* [n_cols] */                           \
+        const store_##d *weight = g->weight; /* [n_edges] */                           \
+        const acc_##d *scale = g->col_scale; /* [n_cols] */                            \
         acc_##d *out = coef;                                                           \
         for (int64_t e = begin; e < end; e++) {                                        \
             const acc_##d w = weight != NULL ? up_##d(weight[edge_of(&g->a, e)]) : 1;  \
@@ -119,11 +127,11 @@ static inline int64_t edge_of(const gnn_csr *a, int64_t e) {
 GNN_FEATURE_MAP(COEFS)
 
 static void fill_coefs(const gnn_spmm_args *g, int64_t begin, int64_t end, void *coef) {
-    static void (*const of_dtype[])(const gnn_spmm_args *, int64_t, int64_t, void *) = {
-        [GNN_F32] = coefs_f32,
-        [GNN_F64] = coefs_f64,
-        [GNN_BF16] = coefs_bf16,
-        [GNN_F16] = coefs_f16};
+    static void (*const of_dtype[])(const gnn_spmm_args *, int64_t, int64_t,
+                                    void *) = {[GNN_F32] = coefs_f32,
+                                               [GNN_F64] = coefs_f64,
+                                               [GNN_BF16] = coefs_bf16,
+                                               [GNN_F16] = coefs_f16};
     of_dtype[g->dtype](g, begin, end, coef);
 }
 
@@ -160,13 +168,17 @@ static void run_items(int64_t first, int64_t stop, void *context) {
                 continue;
             }
             const int64_t begin = a->rowptr[at.row], last = a->rowptr[at.row + 1];
-            const int64_t next = at.entry + GNN_WORK < last ? at.entry + GNN_WORK : last;
+            const int64_t next =
+                at.entry + GNN_WORK < last ? at.entry + GNN_WORK : last;
             const int64_t c = job->heavy[h].first_chunk + (at.entry - begin) / GNN_WORK;
             if (weighted) {
                 fill_coefs(job->args, at.entry, next, coef);
             }
-            job->kernel->chunk(&job->view, at.entry, next, coef,
-                               job->sums + c * job->view.n_features * job->acc_size);
+            const int64_t chunk[] = {at.entry, next};
+            spmm_view one_row = job->view;
+            one_row.rowptr = chunk;
+            one_row.sums = job->sums + c * job->view.n_features * job->acc_size;
+            job->kernel->rows(&one_row, 0, 1, coef);
             at = (gnn_place){next < last ? at.row : at.row + 1, next};
             h += next == last;
         }
@@ -180,8 +192,8 @@ static void join_rows(int64_t first, int64_t stop, void *context) {
         const gnn_heavy *heavy = &job->heavy[h];
         const int64_t degree = rowptr[heavy->row + 1] - rowptr[heavy->row];
         job->kernel->join(&job->view, heavy->row,
-                          job->sums + heavy->first_chunk * job->view.n_features *
-                                          job->acc_size,
+                          job->sums +
+                              heavy->first_chunk * job->view.n_features * job->acc_size,
                           (degree + GNN_WORK - 1) / GNN_WORK);
     }
 }
@@ -223,6 +235,11 @@ static gnn_status check(const gnn_spmm_args *g) {
     return GNN_OK;
 }
 
+static int64_t entries_ahead(int64_t row_bytes) {
+    const int64_t entries = AHEAD_BYTES / row_bytes;
+    return entries < AHEAD_MIN ? AHEAD_MIN : entries > AHEAD_MAX ? AHEAD_MAX : entries;
+}
+
 gnn_status gnn_spmm_cpu(const gnn_spmm_args *args) {
     gnn_isa isa;
     GNN_TRY(check(args));
@@ -230,14 +247,18 @@ gnn_status gnn_spmm_cpu(const gnn_spmm_args *args) {
     if (args->n_features == 0) {
         return GNN_OK;
     }
+    const int64_t row_bytes = args->n_features * gnn_dtype_size(args->dtype);
     spmm_job job = {
         .args = args,
         .view = {.rowptr = args->a.rowptr,
                  .col = args->a.col,
                  .n_edges = args->a.n_edges,
                  .n_features = args->n_features,
+                 .ahead = entries_ahead(row_bytes),
+                 .stream = row_bytes % CACHE_LINE == 0 &&
+                           (uintptr_t)args->y % CACHE_LINE == 0 &&
+                           args->a.n_rows * row_bytes > STREAM_BYTES,
                  .x_stride = args->x_stride,
-                 .y_stride = args->n_features,
                  .x = args->x,
                  .row_scale = args->row_scale,
                  .y = args->y},

@@ -26,10 +26,10 @@ INLINE void NAME(sum_tile)(const spmm_view *s, int64_t begin, int64_t end,
     }
     for (int64_t e = begin; e < end; e++) {
         const T *row = x + s->col[e] * s->x_stride;
-        const int64_t ahead = e + PREFETCH_ENTRIES < last ? e + PREFETCH_ENTRIES : last;
+        const int64_t ahead = e + s->ahead < last ? e + s->ahead : last;
         const char *soon = (const char *)(x + s->col[ahead] * s->x_stride);
         for (int k = 0; k < n * LANES * (int)sizeof(T); k += CACHE_LINE) {
-            __builtin_prefetch(soon + k);
+            __builtin_prefetch(soon + k, 0, 2);
         }
         const VEC c = NAME(splat)(has_coef ? coef[e - begin] : 0);
         for (int k = 0; k < n; k++) {
@@ -40,7 +40,7 @@ INLINE void NAME(sum_tile)(const spmm_view *s, int64_t begin, int64_t end,
     }
 }
 
-/* y[i, f ...] for rows [row, stop) */
+/* y[i, f ...] for rows [row, stop); for a chunk, one row whose bare sum goes to s->sums */
 INLINE void NAME(tile_rows)(const spmm_view *s, int64_t row, int64_t stop,
                             const ACC *coef, int64_t f, int tail, int n, bool whole,
                             bool has_coef) {
@@ -51,8 +51,22 @@ INLINE void NAME(tile_rows)(const spmm_view *s, int64_t row, int64_t stop,
         VEC acc[MAX_VECTORS];
         NAME(sum_tile)(s, begin, end, has_coef ? coef + (begin - base) : NULL, f, tail,
                        acc, n, whole, has_coef);
+        if (s->sums != NULL) {
+            ACC *sums = (ACC *)s->sums + f; // sums [F]
+            for (int k = 0; k < n - 1; k++) {
+                GNN_GLUE3(store, ISA, A)(sums + k * LANES, acc[k]);
+            }
+            GNN_GLUE3(store_part, ISA, A)(sums + (n - 1) * LANES, acc[n - 1], tail);
+            return;
+        }
         const VEC factor = NAME(splat)(scale != NULL ? scale[i] : 1);
-        T *y = (T *)s->y + i * s->y_stride + f; // y [n_rows, F]
+        T *y = (T *)s->y + i * s->n_features + f; // y [n_rows, F]
+        if (whole && s->stream) {
+            for (int k = 0; k < n; k++) {
+                NAME(stream)(y + k * LANES, factor * acc[k]);
+            }
+            continue;
+        }
         for (int k = 0; k < n - 1; k++) {
             NAME(store)(y + k * LANES, factor * acc[k]);
         }
@@ -64,85 +78,48 @@ INLINE void NAME(tile_rows)(const spmm_view *s, int64_t row, int64_t stop,
     }
 }
 
-/* sums[f ...] for the entries of one chunk, in the accumulator's type, not scaled */
-INLINE void NAME(tile_chunk)(const spmm_view *s, int64_t begin, int64_t end,
-                             const ACC *coef, int64_t f, int tail, int n, bool whole,
-                             bool has_coef, ACC *sums) {
-    VEC acc[MAX_VECTORS];
-    NAME(sum_tile)(s, begin, end, coef, f, tail, acc, n, whole, has_coef);
-    for (int k = 0; k < n - 1; k++) {
-        GNN_GLUE3(store, ISA, A)(sums + f + k * LANES, acc[k]);
-    }
-    GNN_GLUE3(store_part, ISA, A)(sums + f + (n - 1) * LANES, acc[n - 1], tail);
-}
-
-/* Calls CALL(n, whole, has_coef) with the three as constants. */
-#define EACH_WIDTH(n, whole, has_coef, CALL)                                           \
-    switch ((n) * 4 + ((whole) ? 2 : 0) + ((has_coef) ? 1 : 0)) {                      \
-        EACH_FLAG(1, CALL)                                                             \
-        EACH_FLAG(2, CALL)                                                             \
-        EACH_FLAG(3, CALL)                                                             \
-        EACH_FLAG(4, CALL)                                                             \
-        EACH_FLAG(5, CALL)                                                             \
-        EACH_FLAG(6, CALL)                                                             \
-        EACH_FLAG(7, CALL)                                                             \
-        EACH_FLAG(8, CALL)                                                             \
-    }
-#define EACH_FLAG(n, CALL)                                                             \
-    case (n)*4:                                                                        \
-        CALL(n, false, false);                                                         \
-        break;                                                                         \
-    case (n)*4 + 1:                                                                    \
-        CALL(n, false, true);                                                          \
-        break;                                                                         \
-    case (n)*4 + 2:                                                                    \
-        CALL(n, true, false);                                                          \
-        break;                                                                         \
-    case (n)*4 + 3:                                                                    \
-        CALL(n, true, true);                                                           \
-        break;
-
-/* One tile of rows [row, stop), or with sums not NULL of the chunk [row, stop). */
-TARGET static void NAME(run_tile)(const spmm_view *s, int64_t row, int64_t stop,
-                                  const ACC *coef, int64_t f, int64_t width, ACC *sums) {
+/* One tile, `width` features from f on; coef NULL: all ones. */
+TARGET static void NAME(tile)(const spmm_view *s, int64_t row, int64_t stop,
+                              const ACC *coef, int64_t f, int64_t width) {
     const int n = (int)((width + LANES - 1) / LANES);
     const int tail = (int)width - (n - 1) * LANES;
-#define ROWS(n, whole, has_coef)                                                       \
-    NAME(tile_rows)(s, row, stop, coef, f, tail, n, whole, has_coef)
-#define CHUNK(n, whole, has_coef)                                                      \
-    NAME(tile_chunk)(s, row, stop, coef, f, tail, n, whole, has_coef, sums)
-    if (sums == NULL) {
-        EACH_WIDTH(n, tail == LANES, coef != NULL, ROWS)
-    } else {
-        EACH_WIDTH(n, tail == LANES, coef != NULL, CHUNK)
+#define CASE(n, whole, has_coef)                                                       \
+    case (n) * 4 + (whole) * 2 + (has_coef):                                           \
+        NAME(tile_rows)(s, row, stop, coef, f, tail, n, whole, has_coef);              \
+        break;
+#define CASES(n) CASE(n, 0, 0) CASE(n, 0, 1) CASE(n, 1, 0) CASE(n, 1, 1)
+    switch (n * 4 + (tail == LANES) * 2 + (coef != NULL)) {
+        CASES(1)
+        CASES(2)
+        CASES(3)
+        CASES(4)
+        CASES(5)
+        CASES(6)
+        CASES(7)
+        CASES(8)
     }
-#undef ROWS
-#undef CHUNK
+#undef CASES
+#undef CASE
 }
 
-static void NAME(rows)(const spmm_view *s, int64_t row, int64_t stop, const void *coef) {
+/* Rows [row, stop), all of them whole, coef [entries of those rows] or NULL */
+TARGET static void NAME(rows)(const spmm_view *s, int64_t row, int64_t stop,
+                              const void *coef) {
     enum { WIDTH = MAX_VECTORS * LANES };
     if (s->n_features <= WIDTH) {
-        NAME(run_tile)(s, row, stop, coef, 0, s->n_features, NULL);
-        return;
-    }
-    for (int64_t i = row; i < stop; i++) { // a row's tiles together: x rows stay warm
-        const ACC *of_row =
-            coef != NULL ? (const ACC *)coef + (s->rowptr[i] - s->rowptr[row]) : NULL;
-        for (int64_t f = 0; f < s->n_features; f += WIDTH) {
-            const int64_t left = s->n_features - f;
-            NAME(run_tile)(s, i, i + 1, of_row, f, left < WIDTH ? left : WIDTH, NULL);
+        NAME(tile)(s, row, stop, coef, 0, s->n_features);
+    } else {
+        for (int64_t i = row; i < stop; i++) { // a row's tiles together: x stays warm
+            const ACC *of_row =
+                coef != NULL ? (const ACC *)coef + (s->rowptr[i] - s->rowptr[row])
+                             : NULL;
+            for (int64_t f = 0; f < s->n_features; f += WIDTH) {
+                const int64_t left = s->n_features - f;
+                NAME(tile)(s, i, i + 1, of_row, f, left < WIDTH ? left : WIDTH);
+            }
         }
     }
-}
-
-static void NAME(chunk)(const spmm_view *s, int64_t begin, int64_t end, const void *coef,
-                        void *sums) {
-    enum { WIDTH = MAX_VECTORS * LANES };
-    for (int64_t f = 0; f < s->n_features; f += WIDTH) {
-        const int64_t left = s->n_features - f;
-        NAME(run_tile)(s, begin, end, coef, f, left < WIDTH ? left : WIDTH, sums);
-    }
+    GNN_GLUE2(FENCE, ISA)();
 }
 
 /* y[row, :] = scale * sum over n_chunks of sums[c, :], in order of c */
@@ -150,7 +127,7 @@ TARGET static void NAME(join)(const spmm_view *s, int64_t row, const void *sums,
                               int64_t n_chunks) {
     const ACC *scale = s->row_scale;
     const VEC factor = NAME(splat)(scale != NULL ? scale[row] : 1);
-    T *y = (T *)s->y + row * s->y_stride;
+    T *y = (T *)s->y + row * s->n_features;
     for (int64_t f = 0; f < s->n_features; f += LANES) {
         const int64_t left = s->n_features - f;
         const int lanes = left < LANES ? (int)left : LANES;
