@@ -104,7 +104,7 @@ def spill_facts(measure, spill_dir):
         probe = _C.spill_probe(directory, min(PROBE_BYTES, free // 4) if measure else 0)
     except RuntimeError as error:
         return found | {"problem": str(named(error))}
-    found |= {"file_system": config.file_system(directory), "free": free}
+    found |= {"file_system": probe["file_system"], "free": free}
     found["direct_io"] = probe["direct"]
     if measure:
         found |= {"write_rate": probe["rate_out"], "read_rate": probe["rate_in"]}

@@ -6,15 +6,16 @@
 
 import os
 import re
+import resource
 from pathlib import Path
 
+from gnnoffload import _C
 from gnnoffload.errors import SpillError
 
 __all__ = [
     "Share",
     "default_host_limit",
     "device_bytes",
-    "file_system",
     "format_bytes",
     "memory_limits",
     "parse_bytes",
@@ -28,7 +29,6 @@ UNITS |= {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")}
 UNITS |= {f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]*)")
 SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
-MEMORY_BACKED = {"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"}
 
 
 class Share(float):
@@ -193,15 +193,12 @@ def _cgroup_use(folder, name):
 
 
 def _process_limits():
-    try:
-        import resource
-    except ImportError:  # not on this platform
-        return {"address_space_limit": None, "data_limit": None}
-    soft = [
-        resource.getrlimit(r)[0] for r in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
-    ]
-    soft = [None if limit == resource.RLIM_INFINITY else limit for limit in soft]
-    return {"address_space_limit": soft[0], "data_limit": soft[1]}
+    limits = {
+        "address_space_limit": resource.RLIMIT_AS,
+        "data_limit": resource.RLIMIT_DATA,
+    }
+    soft = {name: resource.getrlimit(which)[0] for name, which in limits.items()}
+    return {n: None if v == resource.RLIM_INFINITY else v for n, v in soft.items()}
 
 
 def _number(path):
@@ -221,23 +218,6 @@ def _keyed_numbers(path, scale=1):
 
 
 # --------------------------------------------------------------------- spill directory
-
-
-def file_system(path, root="/"):
-    """Name of the file system that holds `path`: "ext4", "tmpfs"; "unknown"."""
-    real = os.path.realpath(path)
-    best, name = "", "unknown"
-    try:
-        lines = (Path(root) / "proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return name
-    for line in lines:
-        fields, _, source = line.partition(" - ")
-        mount = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), fields.split()[4])
-        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):  # later mounts cover earlier ones
-            best, name = mount, source.split()[0]
-    return name
 
 
 def spill_directory(spill_dir=None):
@@ -261,10 +241,11 @@ def spill_directory(spill_dir=None):
         return os.path.abspath(os.fspath(chosen))
     reasons = []
     for place in ("/var/tmp", os.getcwd()):
-        kind = file_system(place)
         if not os.path.isdir(place):
             reasons.append(f"{place} does not exist")
-        elif kind in MEMORY_BACKED:
+            continue
+        kind, memory_backed = _C.file_system(place)
+        if memory_backed:
             reasons.append(f"{place} is on {kind}, which keeps files in memory")
         elif not os.access(place, os.W_OK | os.X_OK):
             reasons.append(f"{place} is not writable")

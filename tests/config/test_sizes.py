@@ -144,32 +144,19 @@ def test_a_share_is_of_what_the_process_could_fill(monkeypatch):
         monkeypatch.setitem(limits, name, None)
 
 
-def test_file_system_takes_the_deepest_mount(tmp_path):
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/mountinfo").write_text(
-        "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
-        "2 1 0:5 / /scratch\\040disk rw shared:1 - xfs /dev/sdb rw\n"
-        "3 1 0:6 / /scratch rw - tmpfs none rw\n"
-    )
-    assert config.file_system("/scratch disk/x", tmp_path) == "xfs"
-    assert config.file_system("/scratch/x", tmp_path) == "tmpfs"
-    assert config.file_system("/scratching", tmp_path) == "ext4"
-    assert config.file_system("/", tmp_path / "nothing") == "unknown"
-
-
 def test_spill_directory_is_the_users_else_the_first_on_a_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("GNNOFFLOAD_SPILL_DIR", "/from/env")
     assert config.spill_directory() == "/from/env"
     assert config.spill_directory("/dev/shm") == "/dev/shm"  # opening it refuses it
     monkeypatch.delenv("GNNOFFLOAD_SPILL_DIR")
     monkeypatch.chdir(tmp_path)
-    kinds = {"/var/tmp": "ext4", str(tmp_path): "xfs"}
-    monkeypatch.setattr(config, "file_system", lambda path: kinds[path])
+    kinds = {"/var/tmp": ("ext4", False), str(tmp_path): ("xfs", False)}
+    monkeypatch.setattr(config, "_C", type("C", (), {"file_system": kinds.get}))
     assert config.spill_directory() == "/var/tmp"
-    kinds["/var/tmp"] = "tmpfs"
+    kinds["/var/tmp"] = ("tmpfs", True)
     assert config.spill_directory() == str(tmp_path)
     assert config.spill_directory("relative") == os.path.join(tmp_path, "relative")
-    kinds[str(tmp_path)] = "ramfs"
+    kinds[str(tmp_path)] = ("ramfs", True)
     with pytest.raises(SpillError, match="/var/tmp is on tmpfs, which keeps") as error:
         config.spill_directory()
     assert "GNNOFFLOAD_SPILL_DIR" in str(error.value)
