@@ -20,7 +20,8 @@ import os
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+from torch.compiler import is_compiling
 
 from gnnoffload import _C
 from gnnoffload.errors import named
@@ -38,12 +39,13 @@ GraphArgs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, int]
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
+_transforms_active = torch._C._are_functorch_transforms_active
 _ABSENT = torch.empty(0)
 
 
 def call(op, *args):
     """op(*args), its failure as the exception that C named."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return op(*args)
     try:
         return op(*args)
@@ -155,6 +157,30 @@ torch.library.register_autograd(
 # -------------------------------------------------------------------------- eager route
 
 
+def spmm_backward(ctx, grad):
+    x, weight, row_scale, col_scale = ctx.saved_tensors
+    needs_x, needs_weight, *_ = ctx.needs_input_grad
+    grad_x = grad_weight = None
+    if needs_x:
+        back = transposed(ctx.graph)
+        grad_x = spmm(grad, weight, col_scale, row_scale, back)
+    if needs_weight:
+        grad_weight = sddmm(grad, x, row_scale, col_scale, ctx.graph)
+    return grad_x, grad_weight, None, None, None
+
+
+def sddmm_backward(ctx, grad):
+    a, b, row_scale, col_scale = ctx.saved_tensors
+    needs_a, needs_b, *_ = ctx.needs_input_grad
+    grad_a = grad_b = None
+    if needs_a:
+        grad_a = spmm(b, grad, row_scale, col_scale, ctx.graph)
+    if needs_b:
+        back = transposed(ctx.graph)
+        grad_b = spmm(a, grad, col_scale, row_scale, back)
+    return grad_a, grad_b, None, None, None
+
+
 class _Spmm(Function):
     @staticmethod
     def forward(ctx, x, weight, row_scale, col_scale, graph):
@@ -166,19 +192,10 @@ class _Spmm(Function):
             row_scale,
             col_scale,
         )
-        return _spmm_raw(x, weight, row_scale, col_scale, graph)
+        with _below_autograd():
+            return call_spmm(x, weight, row_scale, col_scale, graph)
 
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight, row_scale, col_scale = ctx.saved_tensors
-        needs_x, needs_weight, *_ = ctx.needs_input_grad
-        grad_x = grad_weight = None
-        if needs_x:
-            back = transposed(ctx.graph)
-            grad_x = spmm(grad, weight, col_scale, row_scale, back)
-        if needs_weight:
-            grad_weight = sddmm(grad, x, row_scale, col_scale, ctx.graph)
-        return grad_x, grad_weight, None, None, None
+    backward = staticmethod(spmm_backward)
 
 
 class _Sddmm(Function):
@@ -189,73 +206,59 @@ class _Sddmm(Function):
         ctx.save_for_backward(
             a if needs_b else None, b if needs_a else None, row_scale, col_scale
         )
-        return _sddmm_raw(a, b, row_scale, col_scale, graph)
+        with _below_autograd():
+            return call_sddmm(a, b, row_scale, col_scale, graph)
 
-    @staticmethod
-    def backward(ctx, grad):
-        a, b, row_scale, col_scale = ctx.saved_tensors
-        needs_a, needs_b, *_ = ctx.needs_input_grad
-        grad_a = grad_b = None
-        if needs_a:
-            grad_a = spmm(b, grad, row_scale, col_scale, ctx.graph)
-        if needs_b:
-            back = transposed(ctx.graph)
-            grad_b = spmm(a, grad, col_scale, row_scale, back)
-        return grad_a, grad_b, None, None, None
+    backward = staticmethod(sddmm_backward)
 
 
-def _spmm_raw(x, weight, row_scale, col_scale, graph):
-    with _below_autograd():
-        return spmm_op(
-            x,
-            _ABSENT if weight is None else weight,
-            _ABSENT if row_scale is None else row_scale,
-            _ABSENT if col_scale is None else col_scale,
-            *graph,
-        )
+def call_spmm(x, weight, row_scale, col_scale, graph, absent=_ABSENT):
+    """The op itself; None is an absent weight or scale."""
+    return spmm_op(
+        x,
+        absent if weight is None else weight,
+        absent if row_scale is None else row_scale,
+        absent if col_scale is None else col_scale,
+        *graph,
+    )
 
 
-def _sddmm_raw(a, b, row_scale, col_scale, graph):
-    with _below_autograd():
-        return sddmm_op(
-            a,
-            b,
-            _ABSENT if row_scale is None else row_scale,
-            _ABSENT if col_scale is None else col_scale,
-            *graph,
-        )
+def call_sddmm(a, b, row_scale, col_scale, graph, absent=_ABSENT):
+    return sddmm_op(
+        a,
+        b,
+        absent if row_scale is None else row_scale,
+        absent if col_scale is None else col_scale,
+        *graph,
+    )
 
 
 def spmm(x, weight, row_scale, col_scale, graph: GraphArgs) -> Tensor:
     """The recorded product; None is an absent weight or scale. Nothing is validated
     here beyond what the C op checks."""
-    if torch.compiler.is_compiling():
-        absent = x.new_empty(0)
-        return spmm_op(
-            x,
-            absent if weight is None else weight,
-            absent if row_scale is None else row_scale,
-            absent if col_scale is None else col_scale,
-            *graph,
-        )
+    if is_compiling():
+        return call_spmm(x, weight, row_scale, col_scale, graph, x.new_empty(0))
+    if _transforms_active() or forward_ad._current_level >= 0:
+        from gnnoffload import _transforms
+
+        return _transforms.spmm(x, weight, row_scale, col_scale, graph)
     if _grad_enabled() and (
         x.requires_grad or (weight is not None and weight.requires_grad)
     ):
         return _Spmm.apply(x, weight, row_scale, col_scale, graph)
-    return _spmm_raw(x, weight, row_scale, col_scale, graph)
+    with _below_autograd():
+        return call_spmm(x, weight, row_scale, col_scale, graph)
 
 
 def sddmm(a, b, row_scale, col_scale, graph: GraphArgs) -> Tensor:
     """The recorded edge product, as `spmm`."""
-    if torch.compiler.is_compiling():
-        absent = a.new_empty(0)
-        return sddmm_op(
-            a,
-            b,
-            absent if row_scale is None else row_scale,
-            absent if col_scale is None else col_scale,
-            *graph,
-        )
+    if is_compiling():
+        return call_sddmm(a, b, row_scale, col_scale, graph, a.new_empty(0))
+    if _transforms_active() or forward_ad._current_level >= 0:
+        from gnnoffload import _transforms
+
+        return _transforms.sddmm(a, b, row_scale, col_scale, graph)
     if _grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Sddmm.apply(a, b, row_scale, col_scale, graph)
-    return _sddmm_raw(a, b, row_scale, col_scale, graph)
+    with _below_autograd():
+        return call_sddmm(a, b, row_scale, col_scale, graph)

@@ -333,9 +333,7 @@ def as_graph(edge_index, size=None, flow="source_to_target"):
     if type(edge_index) is Graph:
         return edge_index, None
     if type(edge_index) is Tensor and edge_index.layout is torch.strided:
-        if torch.compiler.is_compiling():
-            return _compiled_graph(edge_index, size, flow), None
-        return _cached_graph(edge_index, size, flow), None
+        return _plain_graph(edge_index, size, flow), None
     return _other_form(edge_index, size, flow)
 
 
@@ -347,6 +345,12 @@ def as_graph_csr(rowptr, col, size=None) -> Graph:
         graph = Graph.from_csr(rowptr, col, size)
         _cache.put((rowptr, col), key, graph)
     return graph
+
+
+def _plain_graph(edge_index, size, flow):
+    if torch.compiler.is_compiling():
+        return _compiled_graph(edge_index, size, flow)
+    return _cached_graph(edge_index, size, flow)
 
 
 def _cached_graph(edge_index, size, flow):
@@ -398,6 +402,6 @@ def _other_form(form, size, flow):
         if size is None and None not in form.sparse_size():
             size = form.sparse_size()
         return as_graph(form.as_tensor(), size, flow)
-    if form.layout is torch.strided:  # a plain subclass of Tensor
-        return as_graph(form.as_subclass(Tensor), size, flow)
+    if form.layout is torch.strided:  # a subclass that adds nothing, or a fake tensor
+        return _plain_graph(form, size, flow), None
     raise TypeError(f"edge_index of layout {form.layout} is not supported")

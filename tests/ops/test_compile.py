@@ -108,6 +108,13 @@ def test_a_bad_edge_in_a_compiled_call_raises():
         fast(x, edges, weight)
 
 
+def test_export():
+    edges, x, weight = inputs()
+    model = Net()
+    program = torch.export.export(model, (x, edges, weight))
+    assert torch.equal(program.module()(x, edges, weight), model(x, edges, weight))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["Graph", "edge_index"])
 def test_inductor(form):

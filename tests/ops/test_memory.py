@@ -74,6 +74,7 @@ print(high_water() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_resident_memory():
     def growth(ops):
         done = subprocess.run(
