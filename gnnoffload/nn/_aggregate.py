@@ -33,10 +33,28 @@ def aggregate_and_project(graph, x, weight, reduce, lin):
     Memory: spmm reads the narrower of the two widths per edge.
     """
     same_dtype = weight is None or weight.dtype is x.dtype
-    if not same_dtype or not is_plain(lin) or not projects_first(graph, x, lin.weight):
+    if not same_dtype or not is_plain(lin):
         return lin(aggregate(graph, x, weight, reduce))
-    y = spmm(graph, linear(x, lin.weight), weight, reduce)
-    return y if lin.bias is None else y + lin.bias
+    w, bias = lin._parameters["weight"], lin._parameters["bias"]
+    if not projects_first(graph, x, w):
+        return linear(spmm(graph, x, weight, reduce), w, bias)
+    y = spmm(graph, linear(x, w), weight, reduce)
+    return y if bias is None else y + bias
+
+
+def add_projection(y, x, lin):
+    """y + lin(x) for a lin without bias, in one pass over y when that is the same."""
+    if y.dtype is x.dtype and is_plain(lin) and lin._parameters["bias"] is None:
+        return torch.addmm(y, x, lin._parameters["weight"].t())
+    return y + lin(x)
+
+
+def add_root(y, x, eps):
+    """y + (1 + eps) * x, the root term of GIN; eps [1] is a parameter or a buffer."""
+    constant = not eps.requires_grad and eps.dtype is x.dtype is y.dtype and eps.is_cpu
+    if constant and not torch.compiler.is_compiling():
+        return torch.add(y, x, alpha=1.0 + eps.item())
+    return torch.addcmul(y, x, 1 + eps)
 
 
 def projects_first(graph, x, lin_weight):

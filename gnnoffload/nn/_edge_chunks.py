@@ -20,8 +20,11 @@ class Chunk(NamedTuple):
 
     row_begin: int
     row_end: int
+    first: int  # the first of the n entries
     neighbour: Tensor  # [n] the other end of each entry
-    edge: Tensor  # [n] its position in the caller's order
+    edge: (
+        Tensor | None
+    )  # [n] its position in the caller's order; None: first, first + 1..
     counts: Tensor  # [rows] entries of each row
     segments: Graph  # row r <- the entries of r, to sum an [n, F] block by row
 
@@ -32,11 +35,20 @@ class Chunk(NamedTuple):
     def spread_rows(self, x):
         """[N, F] -> [n, F]: the own row of each entry"""
         own = x[self.row_begin : self.row_end]
-        return own.repeat_interleave(self.counts, 0, output_size=len(self.edge))
+        return own.repeat_interleave(self.counts, 0, output_size=len(self.neighbour))
 
     def edges_of(self, edge_attr):
         """[E, D] -> [n, D]"""
+        if self.edge is None:
+            return edge_attr[self.first : self.first + len(self.neighbour)]
         return edge_attr.index_select(0, self.edge)
+
+    def put_edges(self, out, values):
+        """Writes values [n, D] to their edges in out [E, D]."""
+        if self.edge is None:
+            out[self.first : self.first + len(self.neighbour)] = values
+        else:
+            out.index_copy_(0, self.edge.long(), values)
 
 
 def chunks(graph, bytes_per_edge):
@@ -60,8 +72,6 @@ def _cut(graph, most):
     if graph.num_edges == 0:
         return
     rowptr, col, eid = graph.rowptr, graph.col, graph.eid
-    if eid is None:  # entries are in the caller's order
-        eid = torch.arange(graph.num_edges, dtype=torch.int32)
     entry = torch.arange(graph.num_edges, dtype=torch.int32)
     begin, n_rows = 0, rowptr.numel() - 1
     while begin < n_rows:
@@ -73,7 +83,6 @@ def _cut(graph, most):
             ptr = rowptr[begin : end + 1] - first
             size = (last - first, end - begin)
             segments = Graph.from_csr(ptr.int(), entry[: last - first], size)
-            yield Chunk(
-                begin, end, col[first:last], eid[first:last], ptr.diff(), segments
-            )
+            edge = None if eid is None else eid[first:last]
+            yield Chunk(begin, end, first, col[first:last], edge, ptr.diff(), segments)
         begin = end

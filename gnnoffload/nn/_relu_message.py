@@ -49,6 +49,13 @@ def _result_dtype(x, edge_attr, weight):
     )
 
 
+def _sum_of(chunk, x, edge_attr, weight, bias):
+    """The rows of y that belong to one chunk."""
+    message = _project(chunk.edges_of(edge_attr), weight, bias)
+    message = message + x.index_select(0, chunk.neighbour)
+    return chunk.sum_rows(message.relu_())
+
+
 class _ReluMessageSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, graph, x, edge_attr, weight, bias):
@@ -56,11 +63,13 @@ class _ReluMessageSum(torch.autograd.Function):
         ctx.save_for_backward(x, edge_attr, weight, bias)
         dtype = _result_dtype(x, edge_attr, weight)
         width = x.size(1)
+        parts = chunks(graph, width * dtype.itemsize)
+        if len(parts) == 1 and parts[0].row_end - parts[0].row_begin == graph.num_dst:
+            return _sum_of(parts[0], x, edge_attr, weight, bias)
         y = torch.zeros(graph.num_dst, width, dtype=dtype, device=x.device)
-        for chunk in chunks(graph, width * dtype.itemsize):
-            message = _project(chunk.edges_of(edge_attr), weight, bias)
-            message = message + x.index_select(0, chunk.neighbour)
-            y[chunk.row_begin : chunk.row_end] = chunk.sum_rows(message.relu_())
+        for chunk in parts:
+            rows = slice(chunk.row_begin, chunk.row_end)
+            y[rows] = _sum_of(chunk, x, edge_attr, weight, bias)
         return y
 
     @staticmethod
@@ -89,7 +98,7 @@ class _ReluMessageSum(torch.autograd.Function):
                 grad_bias += grad.sum(0)
             if need_attr:
                 grad = grad if weight is None else grad @ weight
-                grad_attr.index_copy_(0, chunk.edge.long(), grad.to(grad_attr.dtype))
+                chunk.put_edges(grad_attr, grad.to(grad_attr.dtype))
         return None, grad_x, grad_attr, grad_weight, grad_bias
 
 

@@ -1,13 +1,12 @@
 """GINConv: nn((1 + eps) * x_i + sum over neighbours of x_j), with the sum fused."""
 
-import torch
 from torch import Tensor
 from torch_geometric.nn.conv.gin_conv import GINConv as PyGGINConv
 
 from gnnoffload import _fallback
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import SPARSE, adjacency
-from gnnoffload.nn._aggregate import aggregate
+from gnnoffload.nn._aggregate import add_root, aggregate
 
 
 class GINConv(PyGGINConv):
@@ -37,7 +36,7 @@ class GINConv(PyGGINConv):
         )  # as PyG: SparseTensor drops
         out = aggregate(adj.graph, x_src, weight, _guard.reduction(self))
         if x_dst is not None:
-            out = torch.addcmul(out, x_dst, 1 + self.eps)
+            out = add_root(out, x_dst, self.eps)
         return self.nn(out)
 
     def _forward_pyg(self, reason, x, edge_index, size):

@@ -1,12 +1,12 @@
 """GINEConv: nn((1 + eps) * x_i + sum over edges of relu(x_j + lin(a_e))), in chunks."""
 
-import torch
 from torch import Tensor
 from torch_geometric.nn.conv.gin_conv import GINEConv as PyGGINEConv
 
 from gnnoffload import _fallback
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import adjacency
+from gnnoffload.nn._aggregate import add_root
 from gnnoffload.nn._relu_message import relu_message_sum
 
 
@@ -45,7 +45,7 @@ class GINEConv(PyGGINEConv):
         if _guard.reduction(self) == "mean":
             out = out / adj.graph.degree.clamp(min=1).view(-1, 1).to(out.dtype)
         if pair[1] is not None:
-            out = torch.addcmul(out, pair[1], 1 + self.eps)
+            out = add_root(out, pair[1], self.eps)
         return self.nn(out)
 
     def _reason(self, edge_attr):

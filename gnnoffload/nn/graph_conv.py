@@ -6,7 +6,7 @@ from torch_geometric.nn.conv.graph_conv import GraphConv as PyGGraphConv
 from gnnoffload import _fallback
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import PLAIN, adjacency
-from gnnoffload.nn._aggregate import aggregate_and_project
+from gnnoffload.nn._aggregate import add_projection, aggregate_and_project
 
 
 class GraphConv(PyGGraphConv):
@@ -39,7 +39,7 @@ class GraphConv(PyGGraphConv):
         out = aggregate_and_project(
             adj.graph, pair[0], weight, _guard.reduction(self), self.lin_rel
         )
-        return out if pair[1] is None else out + self.lin_root(pair[1])
+        return out if pair[1] is None else add_projection(out, pair[1], self.lin_root)
 
     def _forward_pyg(self, reason, x, edge_index, edge_weight, size):
         size = _guard.size_for_pyg(edge_index, size)

@@ -7,7 +7,7 @@ from torch_geometric.nn.conv.sage_conv import SAGEConv as PyGSAGEConv
 from gnnoffload import _fallback
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import SPARSE, adjacency
-from gnnoffload.nn._aggregate import aggregate_and_project
+from gnnoffload.nn._aggregate import add_projection, aggregate_and_project
 
 
 class SAGEConv(PyGSAGEConv):
@@ -43,7 +43,7 @@ class SAGEConv(PyGSAGEConv):
             adj.graph, x_src, weight, _guard.reduction(self), self.lin_l
         )
         if self.root_weight and x_dst is not None:
-            out = out + self.lin_r(x_dst)
+            out = add_projection(out, x_dst, self.lin_r)
         return normalize(out, p=2.0, dim=-1) if self.normalize else out
 
     def _forward_pyg(self, reason, x, edge_index, size):

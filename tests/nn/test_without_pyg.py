@@ -8,6 +8,7 @@ import sys
 sys.modules["torch_geometric"] = None  # import torch_geometric raises ImportError
 import gnnoffload, gnnoffload.nn
 assert "GCNConv" in dir(gnnoffload.nn)
+gnnoffload.nn.InteractionNetwork
 for use in (
     lambda: gnnoffload.nn.GCNConv,
     lambda: gnnoffload.convert(__import__("torch").nn.Linear(1, 1)),
