@@ -57,7 +57,7 @@ compat: build ## tests on torch 2.10.0, 2.11.0 and 2.15.0 (12 GB of downloads)
 clean: ## remove what was built (the virtual environment stays)
 	$(Q)rm -rf build dist gnnoffload/_C.*.so *.egg-info
 
-build: venv
+build: venv ## compile what changed in csrc/
 	$(Q)$(PY) setup.py -q build_ext --inplace
 
 venv:
