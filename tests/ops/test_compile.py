@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import GRAPHS, random_edges
+from graph_cases import GRAPHS, random_edges
 from torch import nn
 
 import gnnoffload as go

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_edges
+from graph_cases import random_edges
 
 import gnnoffload as go
 

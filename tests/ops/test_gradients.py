@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import GRAPHS
+from graph_cases import GRAPHS
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
@@ -68,7 +68,14 @@ def test_registered_formulas_equal_the_eager_ones(needs):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", ["random", "bipartite", "no edges"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bipartite",
+        pytest.param("random", marks=pytest.mark.slow),
+        pytest.param("no edges", marks=pytest.mark.slow),
+    ],
+)
 def test_opcheck(name, dtype):
     edges, size = GRAPHS[name]
     args = go.Graph(edges, size).args(with_csc=True)

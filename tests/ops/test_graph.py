@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import GRAPHS
+from graph_cases import GRAPHS
 
 import gnnoffload as go
 from gnnoffload.graph import as_graph, as_graph_csr

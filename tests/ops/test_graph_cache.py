@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from conftest import random_edges
+from graph_cases import random_edges
 
 from gnnoffload import graph as graph_module
 from gnnoffload._graph_cache import GraphCache

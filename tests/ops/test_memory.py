@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import random_edges
+from graph_cases import random_edges
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gnnoffload as go

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import integers, oracle_spmm
+from graph_cases import integers, oracle_spmm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_graph import arrays, slow_csr

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import GRAPHS
+from graph_cases import GRAPHS
 
 import gnnoffload as go
 

@@ -6,7 +6,7 @@ forward and backward must equal an int64 oracle bit for bit, whatever dtype and 
 
 import pytest
 import torch
-from conftest import GRAPHS, integers, oracle_spmm
+from graph_cases import GRAPHS, integers, oracle_spmm
 
 import gnnoffload as go
 
