@@ -1,7 +1,8 @@
 """Activation offload: the context that moves saved tensors out and back in.
 
-The engine is in C (csrc/offload/engine.c decides, csrc/torch/torch_hooks.c carries out); this
-file parses arguments, keeps process-wide engines, and enters and leaves passes.
+The engine is in C (csrc/offload/engine.c decides, csrc/torch/torch_hooks.c carries
+out); this file parses arguments, keeps process-wide engines, and enters and leaves
+passes.
 """
 
 import atexit
@@ -11,19 +12,20 @@ import fnmatch
 import functools
 import os
 import threading
-import warnings
 
 import torch
 
 from gnnoffload import _C
-from gnnoffload._budget import (
-    AutoBudget,
-    default_host_limit,
-    default_spill_dir,
-    memory_total,
-    parse_bytes,
-)
+from gnnoffload._budget import AutoBudget
 from gnnoffload._report import Report
+from gnnoffload.config import (
+    Share,
+    default_host_limit,
+    device_bytes,
+    parse_bytes,
+    parse_size,
+    spill_directory,
+)
 
 __all__ = ["keep", "offload"]
 
@@ -44,7 +46,7 @@ class _Lane:
         self.engine = _C.open_engine(
             store=settings["store"],
             directory=settings["spill_dir"],
-            limit=settings["host_limit"],
+            limit=max(4096, settings["host_limit"]),  # a link has room for one page
             threads=0,
             direct=True,
             memory_backed=settings["memory_backed"],
@@ -104,35 +106,36 @@ os.register_at_fork(after_in_child=_forget_parents_engines)
 
 
 class offload:
-    """Keep at most ``budget`` bytes of saved activations; move the rest away until backward.
+    """Keep at most ``budget`` bytes of saved activations; move the rest away.
 
-    A reusable, re-entrant context manager and decorator for the forward pass and the loss;
-    each entry is one *pass*. Gradients are bit-identical to training without it.
+    A reusable, re-entrant context manager and decorator for the forward pass and the
+    loss; each entry is one *pass*. Gradients are bit-identical to training without it.
 
     Args:
-        budget: bytes of saved activations that may stay: an int, ``"8GiB"``, ``"40%"`` of the
-            memory this process may use, ``0`` (move everything that can be moved) or
-            ``"auto"`` (move as much as the measured link hides behind the computation).
+        budget: bytes of saved activations that may stay: an int, ``"8GiB"``, ``"40%"``
+            of the memory this process may use, ``0`` (move everything that can be
+            moved) or ``"auto"`` (move as much as the measured link hides behind the
+            computation).
         min_bytes: storages below this size stay.
-        host_limit: far-side bytes at most; default 80 % of what is available, divided by
-            ``LOCAL_WORLD_SIZE`` (``store="ram"``), or of the free disk space.
-        store: ``"file"`` (an unnamed spill file), ``"ram"`` (a second place in memory: for
-            tests and benchmarks) or ``"auto"``.
-        spill_dir: directory of the spill file; default ``$GNNOFFLOAD_SPILL_DIR``, else the
-            first of /var/tmp and the working directory that is not memory-backed.
+        host_limit: far-side bytes at most; default 80 % of the free memory
+            (``store="ram"``) or disk space, divided by ``LOCAL_WORLD_SIZE``.
+        store: ``"file"`` (an unnamed spill file), ``"ram"`` (a second place in memory:
+            for tests and benchmarks) or ``"auto"``.
+        spill_dir: directory of the spill file; default ``$GNNOFFLOAD_SPILL_DIR``, else
+            the first of /var/tmp and the working directory that is not memory-backed.
         inflight: bytes on their way out at most (one tensor always fits).
         prefetch: bytes fetched ahead of their use at most; 0 fetches nothing ahead.
-        on_full: what happens when the far side is full or a write fails: ``"keep"`` keeps
-            the tensor where it is and warns once, ``"raise"`` raises.
+        on_full: what happens when the far side is full or a write fails: ``"keep"``
+            keeps the tensor where it is and warns once, ``"raise"`` raises.
 
     Raises:
         ValueError: an argument has no meaning, or ``budget`` is missing.
         SpillError: the spill directory cannot be used.
 
     Memory:
-        At most budget + inflight + prefetch + what the running node unpacked, except bytes
-        that the report counts as owned or kept. ``inflight`` and ``prefetch`` default to a
-        sixteenth of the budget, between 16 and 256 MiB.
+        At most budget + inflight + prefetch + what the running node unpacked, except
+        bytes that the report counts as owned or kept. ``inflight`` and ``prefetch``
+        default to a sixteenth of the budget, between 16 and 256 MiB.
 
     Example:
         >>> import torch, gnnoffload as go
@@ -170,7 +173,7 @@ class offload:
         self._lane = _lane_for(_settings(**self._arguments))
         self._local = threading.local()
 
-    # ------------------------------------------------------------------ entering, leaving
+    # ---------------------------------------------------------------- entering, leaving
 
     def _entries(self):
         if not hasattr(self._local, "entries"):
@@ -220,26 +223,28 @@ class offload:
 
     def __repr__(self):
         given = ", ".join(
-            f"{name}={value!r}" for name, value in self._arguments.items() if value is not None
+            f"{name}={value!r}"
+            for name, value in self._arguments.items()
+            if value is not None
         )
         return f"offload({given})"
 
-    # --------------------------------------------------------------------------- modules
+    # -------------------------------------------------------------------------- modules
 
     def attach(self, module, modules=None):
         """Enter the context in the forward of ``module``'s matching submodules.
 
         Args:
             module: an ``nn.Module``. One call of it is one pass.
-            modules: shell pattern of submodule names, such as ``"processor.*"``; the outermost
-                matches are taken. None: ``module`` itself.
+            modules: shell pattern of submodule names, such as ``"processor.*"``; the
+                outermost matches are taken. None: ``module`` itself.
 
         Returns:
             A handle whose ``remove()`` undoes it.
         """
         return _Attached(self, module, modules)
 
-    # --------------------------------------------------------------------------- reports
+    # -------------------------------------------------------------------------- reports
 
     @property
     def history(self):
@@ -259,7 +264,7 @@ class offload:
 
 
 class _Attached:
-    """Forward hooks that enter an offload context. A pass lasts one call of the root."""
+    """Forward hooks that enter the context. One call of the root is one pass."""
 
     def __init__(self, off, root, pattern):
         self.off = off
@@ -327,17 +332,7 @@ def _outermost(root, pattern):
     return names
 
 
-@contextlib.contextmanager
-def _keep():
-    _push(_C.keep_pack, _C.unpack)
-    try:
-        yield
-    finally:
-        _pop()
-
-
-@torch.compiler.disable
-def keep():
+class keep:
     """Exempt a region from an enclosing ``offload``: what it saves stays where it is.
 
     Example:
@@ -347,52 +342,75 @@ def keep():
         ...     loss = x.exp().sum()
         >>> loss.backward()
     """
-    return _keep()
+
+    @torch.compiler.disable
+    def __enter__(self):
+        _push(_C.keep_pack, _C.unpack)
+        return self
+
+    @torch.compiler.disable
+    def __exit__(self, *exception):
+        _pop()
 
 
-# ------------------------------------------------------------------------------- arguments
+# ---------------------------------------------------------------------------- arguments
 
 
-def _settings(budget, min_bytes, host_limit, store, spill_dir, inflight, prefetch, on_full):
+def _settings(
+    budget, min_bytes, host_limit, store, spill_dir, inflight, prefetch, on_full
+):
     """Arguments as numbers; every mistake is said here, before anything is opened."""
     if on_full not in ("keep", "raise"):
         raise ValueError(f'offload: on_full must be "keep" or "raise", got {on_full!r}')
     if store not in ("auto", "file", "ram"):
-        raise ValueError(f'offload: store must be "auto", "file" or "ram", got {store!r}')
+        raise ValueError(
+            f'offload: store must be "auto", "file" or "ram", got {store!r}'
+        )
     if budget is None:
         raise ValueError(
             "offload: say how much may stay in memory, for example budget='2GiB' or "
             "budget='auto'. Without a GPU the rest is written to a file in spill_dir, "
             "and writing gigabytes to disk is no default."
         )
-    if budget != "auto":
-        budget = parse_bytes("budget", budget, percent_of=memory_total)
+    budget = parse_size(budget, "offload: budget")
+    if isinstance(budget, Share):
+        budget = int(budget * device_bytes())
     store = "file" if store == "auto" else store
     if store == "ram" and spill_dir is not None:
         raise ValueError('offload: spill_dir has no meaning with store="ram"')
-    memory_backed = spill_dir is not None and os.environ.get(
-        "GNNOFFLOAD_ALLOW_MEMORY_BACKED"
-    ) == "1"
     if store == "file":
-        spill_dir = os.fspath(spill_dir) if spill_dir is not None else default_spill_dir()
-    if host_limit is None:
-        host_limit = default_host_limit(store, spill_dir)
+        spill_dir = spill_directory(spill_dir)
+    if host_limit is not None:
+        host_limit = parse_bytes(host_limit, "offload: host_limit")
+    elif store == "ram":
+        host_limit = default_host_limit()
     else:
-        host_limit = parse_bytes("host_limit", host_limit, percent_of=memory_total)
+        host_limit = _free_disk(spill_dir)
     window = 256 << 20
     if budget != "auto":
         window = min(window, max(16 << 20, budget // 16))
     return {
         "budget": budget,
-        "min_bytes": parse_bytes("min_bytes", min_bytes),
+        "min_bytes": parse_bytes(min_bytes, "offload: min_bytes"),
         "host_limit": host_limit,
         "store": store,
         "spill_dir": spill_dir,
-        "inflight": window if inflight is None else parse_bytes("inflight", inflight),
-        "prefetch": window if prefetch is None else parse_bytes("prefetch", prefetch),
+        "inflight": window
+        if inflight is None
+        else parse_bytes(inflight, "offload: inflight"),
+        "prefetch": window
+        if prefetch is None
+        else parse_bytes(prefetch, "offload: prefetch"),
         "on_full": on_full,
-        "memory_backed": memory_backed,
+        "memory_backed": os.environ.get("GNNOFFLOAD_MEMORY_BACKED") == "1",
     }
 
 
-warnings.filterwarnings("always", message="offload:", category=RuntimeWarning)
+def _free_disk(directory):
+    """80 % of what is free there, divided among the processes of this machine."""
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return _UNBOUNDED  # opening the file says what is wrong with the directory
+    free = status.f_bavail * status.f_frsize
+    return int(0.8 * free) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -2,16 +2,17 @@
 
 import resource
 
-from gnnoffload._budget import format_bytes
+from gnnoffload.config import format_bytes
 
 __all__ = ["Report"]
 
 
 class Report:
-    """Counters of one finished pass, as attributes (``report.bytes_out``) and as a table.
+    """Counters of one finished pass, as attributes (``report.bytes_out``) and as a
+    table.
 
-    ``hidden_fraction`` is 1 - stall / link busy time: 1 when no copy was waited for, None
-    when there was no copy.
+    ``hidden_fraction`` is 1 - stall / link busy time: 1 when no copy was waited for,
+    None when there was no copy.
     """
 
     def __init__(self, counters, settings, state):
@@ -78,8 +79,8 @@ class Report:
             )
         if not self.blocks:
             return (
-                f"no saved tensor that may move has {format_bytes(self.min_bytes)} or more "
-                f"(min_bytes)"
+                f"no saved tensor that may move has min_bytes = "
+                f"{format_bytes(self.min_bytes)} or more"
             )
         if self.full or self.failed_writes:
             return "the far side was full or failed"
@@ -95,12 +96,15 @@ class Report:
             )
         return "what was over the budget died before it could leave"
 
-    # ------------------------------------------------------------------------------ text
+    # ----------------------------------------------------------------------------- text
 
     def _rows(self):
         size = format_bytes
         yield "saved tensors", f"{self.saves}, {size(self.saved_bytes)}"
-        yield "blocks", f"{self.blocks}, {size(self.block_bytes)} (budget {size(self.budget)})"
+        yield (
+            "blocks",
+            f"{self.blocks}, {size(self.block_bytes)} (budget {size(self.budget)})",
+        )
         yield "moved out", f"{self.copies_out} copies, {size(self.bytes_out)}"
         yield (
             "moved in",
@@ -118,7 +122,10 @@ class Report:
         yield "deduplicated", f"{self.deduplicated}, {size(self.deduplicated_bytes)}"
         yield "owned elsewhere", f"{self.owned}, {size(self.owned_bytes)}"
         for reason, count in sorted(self.skipped.items()):
-            yield f"skipped: {reason}", f"{count}, {size(self.skipped_bytes.get(reason, 0))}"
+            yield (
+                f"skipped: {reason}",
+                f"{count}, {size(self.skipped_bytes.get(reason, 0))}",
+            )
         if self.full or self.failed_writes or self.failed_reads:
             yield (
                 "kept: far side full",
@@ -137,7 +144,8 @@ class Report:
         yield (
             "store",
             f"{self.store}, high water {size(self.store_high_water)}, live peak "
-            f"{size(self.peak_out)}" + (", through the page cache" if self.page_cache else ""),
+            f"{size(self.peak_out)}"
+            + (", through the page cache" if self.page_cache else ""),
         )
 
     def _histogram(self):
@@ -148,7 +156,8 @@ class Report:
                 marked = True
                 yield f"  {'':>9}  -- min_bytes = {format_bytes(self.min_bytes)} --"
             bar = "#" * max(1, round(30 * n / widest))
-            yield f"  {format_bytes(low):>9}+ {count:6d} saves {format_bytes(n):>11} {bar}"
+            text = f"{format_bytes(low):>9}+ {count:6d} saves {format_bytes(n):>11}"
+            yield f"  {text} {bar}"
 
     def __str__(self):
         reason = self.nothing_moved_because()

@@ -1,9 +1,5 @@
-/* engine.c: blocks, their copies, and the budget.
- *
- * Each block is in one account, which is also a list: RESIDENT is the eviction queue (oldest
- * first; what unpack has just used goes to its head, because dropping it again is free), OUTWARD
- * the copies under way in issue order, INWARD what was fetched and not yet used. gnn_engine_next
- * is the whole policy; everything else is bookkeeping for it. The contract is in engine.h.
+/* engine.c: the engine's life, the ends of copies, and the policy: gnn_engine_next
+ * decides what leaves, gnn_engine_fetch what comes back. The contract is in engine.h.
  */
 #include "engine_inner.h"
 
@@ -11,173 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-
-
-/* ------------------------------------------------------------------------ accounting */
-
-static void unlink_block(gnn_engine *e, gnn_block *b) {
-    gnn_block_list *list = &e->lists[b->account];
-    *(b->prev ? &b->prev->next : &list->head) = b->next;
-    *(b->next ? &b->next->prev : &list->tail) = b->prev;
-    list->bytes -= b->held;
-    b->prev = b->next = NULL;
-}
-
-/* Puts b at the head or tail of an account; held is what its owner now keeps alive. */
-static void move_block(gnn_engine *e, gnn_block *b, gnn_account account, int64_t held,
-                       bool at_head) {
-    unlink_block(e, b);
-    gnn_block_list *list = &e->lists[account];
-    b->account = account;
-    b->held = held;
-    if (at_head) {
-        b->next = list->head;
-        *(list->head ? &list->head->prev : &list->tail) = b;
-        list->head = b;
-    } else {
-        b->prev = list->tail;
-        *(list->tail ? &list->tail->next : &list->head) = b;
-        list->tail = b;
-    }
-    list->bytes += held;
-}
-
-static void note_peaks(gnn_engine *e) {
-    gnn_pass_stats *stats = gnn_active_stats(e);
-    const gnn_block_list *lists = e->lists;
-    int64_t counted = lists[GNN_RESIDENT].bytes + lists[GNN_OUTWARD].bytes +
-                      lists[GNN_INWARD].bytes;
-    int64_t held = counted + lists[GNN_OWNED].bytes + lists[GNN_KEPT].bytes;
-    stats->peak_counted = counted > stats->peak_counted ? counted : stats->peak_counted;
-    stats->peak_held = held > stats->peak_held ? held : stats->peak_held;
-    stats->peak_out = e->out_bytes > stats->peak_out ? e->out_bytes : stats->peak_out;
-}
-
-/* ---------------------------------------------------------------------- storage table */
-
-static gnn_block **bucket_of(gnn_engine *e, uintptr_t storage) {
-    uint64_t hash = (uint64_t)storage * 0x9E3779B97F4A7C15u;
-    return &e->table[(hash >> 20) & (uint64_t)(e->n_buckets - 1)];
-}
-
-static gnn_status grow_table(gnn_engine *e) {
-    int64_t n_old = e->n_buckets;
-    gnn_block **old = e->table;
-    gnn_block **table = calloc((size_t)(2 * n_old), sizeof *table);
-    GNN_REQUIRE(table, GNN_ENOMEM, "offload: no memory for the table of storages");
-    e->table = table;
-    e->n_buckets = 2 * n_old;
-    for (int64_t i = 0; i < n_old; i++) {
-        for (gnn_block *b = old[i], *next; b; b = next) {
-            next = b->chain;
-            gnn_block **bucket = bucket_of(e, b->storage);
-            b->chain = *bucket;
-            *bucket = b;
-        }
-    }
-    free(old);
-    return GNN_OK;
-}
-
-static void set_key(gnn_engine *e, gnn_block *b, uintptr_t storage) {
-    b->storage = storage;
-    gnn_block **bucket = bucket_of(e, storage);
-    b->chain = *bucket;
-    *bucket = b;
-    e->n_keys++;
-}
-
-static void clear_key(gnn_engine *e, gnn_block *b) {
-    if (b->storage == 0) {
-        return;
-    }
-    for (gnn_block **link = bucket_of(e, b->storage); *link; link = &(*link)->chain) {
-        if (*link == b) {
-            *link = b->chain;
-            break;
-        }
-    }
-    b->storage = 0;
-    e->n_keys--;
-}
-
-gnn_block *gnn_engine_find(gnn_engine *e, uintptr_t storage) {
-    gnn_block *b = *bucket_of(e, storage);
-    while (b && b->storage != storage) {
-        b = b->chain;
-    }
-    return b;
-}
-
-/* ----------------------------------------------------------------- slots, owners, ends */
-
-static void free_slot(gnn_engine *e, gnn_block *b) {
-    if (b->has_slot) {
-        e->out_bytes -= b->slot.bytes;
-        b->has_slot = false;
-        if (e->link) {
-            e->link->ops->slot_free(e->link, b->slot);
-        }
-    }
-}
-
-static void free_ticket(gnn_engine *e, gnn_block *b) {
-    if (b->ticket && b->pins == 0) { // else the last waiter does
-        if (e->link) {
-            e->link->ops->ticket_free(e->link, b->ticket);
-        }
-        b->ticket = 0;
-    }
-}
-
-static void free_ready(gnn_engine *e, gnn_block *b) {
-    if (b->ready && e->link) {
-        e->link->ops->mark_free(e->link, b->ready);
-    }
-    b->ready = 0;
-}
-
-/* Takes the owner away: from here on its storage's address is nobody's key. */
-static void *take_owner(gnn_engine *e, gnn_block *b) {
-    void *owner = b->owner;
-    b->owner = NULL;
-    clear_key(e, b);
-    move_block(e, b, GNN_NOWHERE, 0, false);
-    return owner;
-}
-
-static void drop_later(gnn_engine *e, void *owner) {
-    if (owner) {
-        e->drops[e->n_drops++] = owner; // gnn_engine_add reserved the place
-    }
-}
-
-static void free_block(gnn_engine *e, gnn_block *b) {
-    e->approved = e->approved == b ? NULL : e->approved;
-    free_ticket(e, b);
-    free_ready(e, b);
-    free_slot(e, b);
-    unlink_block(e, b);
-    free(b->error);
-    free(b);
-    e->n_blocks--;
-}
-
-static bool is_copying(const gnn_block *b) {
-    return b->state == GNN_LEAVING || b->state == GNN_RETURNING;
-}
-
-/* Ends a block without uses if nothing holds it up. Returns its owner. */
-static void *end_block(gnn_engine *e, gnn_block *b) {
-    if (b->uses > 0 || b->pins > 0 || is_copying(b)) {
-        return NULL;
-    }
-    void *owner = take_owner(e, b);
-    free_block(e, b);
-    return owner;
-}
-
-/* ------------------------------------------------------------------------ engine life */
+/* ---------------------------------------------------------------------- engine life */
 
 gnn_status gnn_engine_open(const gnn_engine_options *options, gnn_engine **engine) {
     gnn_engine *e = calloc(1, sizeof *e);
@@ -235,7 +65,7 @@ void gnn_engine_drain(gnn_engine *e, gnn_action *action) {
     *action = (gnn_action){.kind = GNN_ACT_NONE};
     for (gnn_account account = GNN_OUTWARD; account <= GNN_INWARD; account++) {
         for (gnn_block *b = e->lists[account].head; b && e->link; b = b->next) {
-            if (is_copying(b)) {
+            if (gnn_block_is_copying(b)) {
                 *action = act_wait(e, b);
                 return;
             }
@@ -262,7 +92,8 @@ void gnn_engine_shut(gnn_engine *e) {
         lose_block(b, "offload: the engine was shut down while this tensor was out");
     }
     e->link = NULL;
-    if (e->n_waiters == 0) { // else a thread is still inside the link: the process ends with it
+    if (e->n_waiters ==
+        0) { // else a thread is still inside the link: the process ends with it
         link->ops->close(link);
     }
 }
@@ -275,7 +106,7 @@ void gnn_engine_abandon(gnn_engine *e) {
             if (b->state != GNN_NEAR && b->state != GNN_LEAVING) {
                 lose_block(b, "offload: this tensor was saved in the parent process");
             }
-            b->state = is_copying(b) ? GNN_NEAR : b->state;
+            b->state = gnn_block_is_copying(b) ? GNN_NEAR : b->state;
         }
     }
 }
@@ -319,157 +150,7 @@ const char *gnn_engine_take_warning(gnn_engine *e) {
     return is_new ? e->warning : NULL;
 }
 
-/* ------------------------------------------------------------------------------- pack */
-
-gnn_status gnn_engine_add(gnn_engine *e, gnn_pass *pass, uintptr_t storage, void *base,
-                          int64_t bytes, int64_t version, gnn_stream stream,
-                          void *owner, gnn_block **block) {
-    e->active = pass;
-    if (e->n_keys >= e->n_buckets) {
-        GNN_TRY(grow_table(e));
-    }
-    if (e->n_drops + 2 * (e->n_blocks + 1) > e->drops_capacity) {
-        int64_t capacity = 2 * (e->n_drops + 2 * (e->n_blocks + 1));
-        void **drops = realloc(e->drops, (size_t)capacity * sizeof *drops);
-        GNN_REQUIRE(drops, GNN_ENOMEM, "offload: no memory for %lld blocks",
-                    (long long)e->n_blocks);
-        e->drops = drops;
-        e->drops_capacity = capacity;
-    }
-    gnn_block *b = calloc(1, sizeof *b);
-    GNN_REQUIRE(b, GNN_ENOMEM, "offload: no memory for a block");
-    b->owner = owner;
-    b->base = base;
-    b->version = version;
-    b->changed = -1;
-    if (e->link) {
-        // Recorded here, on the saving stream: at the copy's issue another one may be current.
-        gnn_status status = e->link->ops->mark(e->link, stream, &b->ready);
-        if (status != GNN_OK) {
-            free(b);
-            return status;
-        }
-    }
-    b->next = e->lists[GNN_NOWHERE].head; // a list to move from
-    *(b->next ? &b->next->prev : &e->lists[GNN_NOWHERE].tail) = b;
-    e->lists[GNN_NOWHERE].head = b;
-    move_block(e, b, GNN_RESIDENT, bytes, false);
-    set_key(e, b, storage);
-    e->n_blocks++;
-    pass->stats.blocks++;
-    pass->stats.block_bytes += bytes;
-    note_peaks(e);
-    *block = b;
-    return GNN_OK;
-}
-
-/* The slot was made for the union of its time, and the union only grows. */
-static bool is_covered(const gnn_block *b) {
-    return b->slot.bytes == b->hi - b->lo;
-}
-
-/* The saved range grew over what the slot holds: the block is dirty again. While a copy is under
- * way finish_put sees to it. */
-static void widen(gnn_engine *e, gnn_block *b, int64_t lo, int64_t hi) {
-    bool first = b->hi == 0 && b->lo == 0;
-    b->lo = first || lo < b->lo ? lo : b->lo;
-    b->hi = first || hi > b->hi ? hi : b->hi;
-    if (b->state == GNN_NEAR && b->has_slot && !is_covered(b)) {
-        free_slot(e, b);
-    }
-}
-
-gnn_status gnn_engine_save(gnn_engine *e, gnn_pass *pass, gnn_block *b, int64_t lo,
-                           int64_t hi, gnn_use *use) {
-    e->active = pass;
-    gnn_engine_refresh(e);
-    if (b->uses > 0) {
-        pass->stats.deduplicated++;
-        pass->stats.deduplicated_bytes += hi - lo;
-    }
-    gnn_status status = GNN_OK;
-    if (b->last_pass != pass) {
-        if (pass->n == pass->capacity) {
-            int32_t capacity = pass->capacity ? 2 * pass->capacity : 64;
-            size_t n = (size_t)capacity;
-            gnn_entry *entries = realloc(pass->entries, n * sizeof *entries);
-            pass->entries = entries ? entries : pass->entries;
-            int32_t *observed = realloc(pass->observed, n * sizeof *observed);
-            pass->observed = observed ? observed : pass->observed;
-            if (!entries || !observed) {
-                status = gnn_fail(GNN_ENOMEM, "offload: no memory for a pass of %lld",
-                                  (long long)capacity);
-                drop_later(e, end_block(e, b));
-                return status;
-            }
-            pass->capacity = capacity;
-        }
-        pass->entries[pass->n] = (gnn_entry){.block = b};
-        b->last_pass = pass;
-        b->last_position = pass->n++;
-    }
-    widen(e, b, lo, hi);
-    *use = (gnn_use){.pass = pass, .block = b, .position = b->last_position};
-    b->uses++;
-    pass->entries[use->position].uses++;
-    pass->live++;
-    return GNN_OK;
-}
-
-void *gnn_engine_release(gnn_engine *e, gnn_use *use) {
-    gnn_block *b = use->block;
-    gnn_pass *pass = use->pass;
-    if (pass->entries[use->position].uses == 1 && b->last_pass == pass) {
-        b->last_pass = NULL;
-    }
-    b->uses--;
-    if (b->uses == 0 && b->state == GNN_RETURNING) {
-        e->dead_inward++;
-    }
-    void *owner = end_block(e, b);
-    gnn_pass_release(e, pass, use->position);
-    use->block = NULL;
-    use->pass = NULL;
-    return owner;
-}
-
-void *gnn_block_owner(const gnn_block *b) {
-    return b->owner;
-}
-
-char *gnn_block_base(const gnn_block *b) {
-    return b->base;
-}
-
-int32_t gnn_block_reloads(const gnn_block *b) {
-    return b->reloads;
-}
-
-int64_t gnn_block_version(const gnn_block *b) {
-    return b->version;
-}
-
-int64_t gnn_block_changed(const gnn_block *b) {
-    return b->changed;
-}
-
-void *gnn_engine_poison(gnn_engine *e, gnn_block *b, int64_t version) {
-    if (b->changed < 0) {
-        gnn_active_stats(e)->poisoned++;
-    }
-    b->changed = version;
-    if (b->state == GNN_LEAVING) {
-        return NULL; // the copy reads the source until it ends; finish_put gives it up
-    }
-    if (b->state == GNN_NEAR) {
-        b->state = GNN_POISONED;
-        free_slot(e, b);
-        return take_owner(e, b);
-    }
-    return NULL;
-}
-
-/* ------------------------------------------------------------------------ copies ended */
+/* --------------------------------------------------------------------- copies ended */
 
 static void set_warning(gnn_engine *e) {
     if (!e->warned) {
@@ -480,31 +161,31 @@ static void set_warning(gnn_engine *e) {
 
 static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status) {
     gnn_pass_stats *stats = gnn_active_stats(e);
-    free_ready(e, b);
+    gnn_block_free_ready(e, b);
     b->state = GNN_NEAR;
     if (status != GNN_OK) {
         stats->failed_writes++;
         set_warning(e);
-        free_slot(e, b);
+        gnn_block_free_slot(e, b);
     }
-    free_ticket(e, b);
+    gnn_block_free_ticket(e, b);
     if (b->uses == 0) {
-        move_block(e, b, GNN_RESIDENT, b->held, true);
-        drop_later(e, end_block(e, b));
+        gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
+        gnn_engine_drop_later(e, gnn_block_end(e, b));
     } else if (b->changed >= 0) {
         b->state = GNN_POISONED;
-        free_slot(e, b);
-        drop_later(e, take_owner(e, b));
+        gnn_block_free_slot(e, b);
+        gnn_engine_drop_later(e, gnn_block_take_owner(e, b));
     } else if (status != GNN_OK) {
         stats->full++;
         stats->full_bytes += b->held;
-        move_block(e, b, GNN_KEPT, b->held, false);
+        gnn_block_move(e, b, GNN_KEPT, b->held, false);
     } else {
-        bool clean = is_covered(b);
+        bool clean = gnn_block_is_covered(b);
         if (!clean) {
-            free_slot(e, b);
+            gnn_block_free_slot(e, b);
         }
-        move_block(e, b, GNN_RESIDENT, b->held, clean);
+        gnn_block_move(e, b, GNN_RESIDENT, b->held, clean);
     }
 }
 
@@ -516,12 +197,12 @@ static void finish_get(gnn_engine *e, gnn_block *b, gnn_status status) {
         b->state = GNN_OUT;
         stats->failed_reads++;
         lose_block(b, gnn_message());
-        drop_later(e, take_owner(e, b));
+        gnn_engine_drop_later(e, gnn_block_take_owner(e, b));
     }
-    free_ticket(e, b);
+    gnn_block_free_ticket(e, b);
     if (b->uses == 0) {
         e->dead_inward--;
-        drop_later(e, end_block(e, b));
+        gnn_engine_drop_later(e, gnn_block_end(e, b));
     }
 }
 
@@ -533,14 +214,15 @@ static bool take_drop(gnn_engine *e, gnn_action *action) {
     return true;
 }
 
-/* The caller answered. False: the block's story ended meanwhile, or others still hold it. */
+/* The caller answered. False: the block's story ended meanwhile, or others still hold
+ * it. */
 static bool unpin(gnn_engine *e, gnn_block *b) {
     b->pins--;
-    if (!is_copying(b)) {
-        free_ticket(e, b);
+    if (!gnn_block_is_copying(b)) {
+        gnn_block_free_ticket(e, b);
     }
     bool alive = b->uses > 0;
-    drop_later(e, end_block(e, b));
+    gnn_engine_drop_later(e, gnn_block_end(e, b));
     return alive;
 }
 
@@ -571,7 +253,8 @@ static void reap(gnn_engine *e) {
             done = true;
         }
     }
-    for (gnn_block *b = e->lists[GNN_INWARD].head, *next; b && e->dead_inward; b = next) {
+    for (gnn_block *b = e->lists[GNN_INWARD].head, *next; b && e->dead_inward;
+         b = next) {
         next = b->next;
         if (b->uses == 0 && b->state == GNN_RETURNING) {
             gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
@@ -582,7 +265,7 @@ static void reap(gnn_engine *e) {
     }
 }
 
-/* ----------------------------------------------------------------------------- settle */
+/* --------------------------------------------------------------------------- settle */
 
 /* The head of the queue may go: a clean block by dropping it, a dirty one by a copy. */
 static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
@@ -591,12 +274,14 @@ static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
     if (b->has_slot) {
         stats->dropped_clean++;
         b->state = GNN_OUT;
-        *action = (gnn_action){.kind = GNN_ACT_DROP, .owner = take_owner(e, b)};
+        *action =
+            (gnn_action){.kind = GNN_ACT_DROP, .owner = gnn_block_take_owner(e, b)};
         return GNN_OK;
     }
     const gnn_block_list *outward = &e->lists[GNN_OUTWARD];
     if (outward->head && outward->bytes + b->held > e->out_window) {
-        *action = act_wait(e, outward->head); // oldest first; b is tested again afterwards
+        *action =
+            act_wait(e, outward->head); // oldest first; b is tested again afterwards
         return GNN_OK;
     }
     gnn_status status = link->ops->slot_alloc(link, b->hi - b->lo, &b->slot);
@@ -606,18 +291,18 @@ static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
         status = link->ops->put(link, b->slot, b->base + b->lo, b->ready, &b->ticket);
     }
     if (status != GNN_OK) {
-        free_slot(e, b);
+        gnn_block_free_slot(e, b);
         stats->full++;
         stats->full_bytes += b->held;
         set_warning(e);
-        move_block(e, b, GNN_KEPT, b->held, false);
+        gnn_block_move(e, b, GNN_KEPT, b->held, false);
         return status;
     }
     b->state = GNN_LEAVING;
     stats->copies_out++;
     stats->bytes_out += b->slot.bytes;
-    move_block(e, b, GNN_OUTWARD, b->held, false);
-    note_peaks(e);
+    gnn_block_move(e, b, GNN_OUTWARD, b->held, false);
+    gnn_engine_note_peaks(e);
     return GNN_OK;
 }
 
@@ -651,7 +336,7 @@ gnn_status gnn_engine_next(gnn_engine *e, gnn_action *action) {
         }
         if (candidate->pins > 0) { // pinned: as good as owned
             candidate->tested_at = e->tick;
-            move_block(e, candidate, GNN_OWNED, candidate->held, false);
+            gnn_block_move(e, candidate, GNN_OWNED, candidate->held, false);
         } else {
             *action = gnn_act_pinned(GNN_ACT_TEST, candidate);
             return GNN_OK;
@@ -673,22 +358,22 @@ void gnn_engine_tested(gnn_engine *e, gnn_block *b, gnn_verdict verdict,
         return; // things moved on
     }
     if (verdict == GNN_CHANGED) {
-        drop_later(e, gnn_engine_poison(e, b, version));
+        gnn_engine_drop_later(e, gnn_engine_poison(e, b, version));
     } else if (verdict == GNN_STILL_OWNED) {
         if (!b->counted_owned) {
             b->counted_owned = true;
             stats->owned++;
             stats->owned_bytes += b->held;
         }
-        move_block(e, b, GNN_OWNED, b->held, false);
+        gnn_block_move(e, b, GNN_OWNED, b->held, false);
     } else if (b->account == GNN_OWNED) { // free meanwhile: the oldest again
-        move_block(e, b, GNN_RESIDENT, b->held, true);
+        gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
     } else {
         e->approved = b; // gnn_engine_next, called next, evicts it
     }
 }
 
-/* ----------------------------------------------------------------------------- unpack */
+/* --------------------------------------------------------------------------- unpack */
 
 gnn_status gnn_engine_fetch(gnn_engine *e, const gnn_use *use, gnn_action *action) {
     gnn_block *b = use->block;
@@ -722,7 +407,7 @@ gnn_status gnn_engine_fetch(gnn_engine *e, const gnn_use *use, gnn_action *actio
         return GNN_OK;
     default: // near: clean and used, it is the first to go again
         if (b->account == GNN_INWARD) {
-            move_block(e, b, GNN_RESIDENT, b->held, true);
+            gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
         }
         return GNN_OK;
     }
@@ -745,7 +430,8 @@ gnn_status gnn_engine_allocated(gnn_engine *e, const gnn_action *action,
     if (b->state != GNN_OUT || b->error || !link) {
         return GNN_OK;
     }
-    gnn_mark room = 0; // the target's memory is free once the stream's queued work has run
+    gnn_mark room =
+        0; // the target's memory is free once the stream's queued work has run
     GNN_TRY(link->ops->mark(link, stream, &room));
     gnn_status status = link->ops->get(link, b->slot, address, room, 0, &b->ticket);
     if (room) {
@@ -758,12 +444,12 @@ gnn_status gnn_engine_allocated(gnn_engine *e, const gnn_action *action,
     b->base = (char *)address - b->lo;
     b->version = version;
     b->reloads++;
-    move_block(e, b, GNN_INWARD, held, false);
-    set_key(e, b, storage);
+    gnn_block_move(e, b, GNN_INWARD, held, false);
+    gnn_block_set_key(e, b, storage);
     gnn_pass_stats *stats = gnn_active_stats(e);
     stats->copies_in++;
     stats->bytes_in += b->slot.bytes;
     stats->prefetched += action->ahead;
-    note_peaks(e);
+    gnn_engine_note_peaks(e);
     return GNN_OK;
 }

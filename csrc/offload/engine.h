@@ -1,22 +1,26 @@
 /* engine.h: the policy of activation offload, as plain data. No Python, no torch.
  *
- * A write-back cache over saved tensors. A block is one storage at one version, owning the union
- * of the byte ranges saved of it. The engine never touches a tensor: it decides, and returns
- * actions (test an owner, wait, drop, allocate) that its caller carries out and answers. The
- * caller's lock (the GIL) is the engine's lock; every call leaves the engine in a complete state,
- * so that whatever the caller does for an action may call in again.
+ * A write-back cache over saved tensors. A block is one storage at one version, owning
+ * the union of the byte ranges saved of it. The engine never touches a tensor: it
+ * decides, and returns actions (test an owner, wait, drop, allocate) that its caller
+ * carries out and answers. The caller's lock (the GIL) is the engine's lock; every call
+ * leaves the engine in a complete state, so that whatever the caller does for an action
+ * may call in again.
  *
  *     pack:   gnn_engine_find | gnn_engine_add, gnn_engine_save, then settle
- *     unpack: gnn_engine_touch, gnn_engine_fetch until NONE, gnn_engine_ahead until NONE, settle
+ *     unpack: gnn_engine_touch, gnn_engine_fetch until NONE, gnn_engine_ahead until
+ *     NONE, settle
  *     settle: gnn_engine_next until NONE
  *     dealloc of a saved tensor: gnn_engine_release
  *
- * Identity: a storage's address is a key only while the engine holds an owner of that storage, so
- * an address that is used again can never hit. A source is dropped only when the engine is its
- * only owner and its version has not moved; then it dies at once and nobody can change it.
+ * Identity: a storage's address is a key only while the engine holds an owner of that
+ * storage, so an address that is used again can never hit. A source is dropped only
+ * when the engine is its only owner and its version has not moved; then it dies at once
+ * and nobody can change it.
  *
  * What is held, each block in exactly one account:
- *     RESIDENT <= budget, OUTWARD <= out_window, INWARD <= in_window (one block always fits),
+ *     RESIDENT <= budget, OUTWARD <= out_window, INWARD <= in_window (one block always
+ *     fits),
  *     OWNED (somebody else holds the storage too: copying it would free nothing),
  *     KEPT (the far tier is full or failed).
  */
@@ -57,33 +61,33 @@ typedef enum gnn_skip { GNN_SKIP_MAP(GNN_SKIP_ENUM) GNN_SKIP_COUNT } gnn_skip;
 
 /* Counters of one pass, all int64. */
 #define GNN_COUNTER_MAP(X)                                                             \
-    X(saves)                  /* saved tensors seen */                                 \
-    X(saved_bytes)            /* their extents */                                      \
-    X(blocks)                 /* different storages of at least min_bytes */           \
+    X(saves)       /* saved tensors seen */                                            \
+    X(saved_bytes) /* their extents */                                                 \
+    X(blocks)      /* different storages of at least min_bytes */                      \
     X(block_bytes)                                                                     \
-    X(deduplicated)           /* saves that found their block */                       \
+    X(deduplicated) /* saves that found their block */                                 \
     X(deduplicated_bytes)                                                              \
-    X(copies_out)             /* begun; the failed ones are counted below too */       \
+    X(copies_out) /* begun; the failed ones are counted below too */                   \
     X(bytes_out)                                                                       \
     X(copies_in)                                                                       \
     X(bytes_in)                                                                        \
-    X(prefetched)             /* of copies_in, those begun ahead */                    \
-    X(late)                   /* unpacks that waited for a copy */                     \
-    X(forwarded)              /* unpacks served by a source still on its way out */    \
-    X(dropped_clean)          /* evictions that needed no copy */                      \
-    X(owned)                  /* blocks met at eviction that somebody else holds */    \
+    X(prefetched)    /* of copies_in, those begun ahead */                             \
+    X(late)          /* unpacks that waited for a copy */                              \
+    X(forwarded)     /* unpacks served by a source still on its way out */             \
+    X(dropped_clean) /* evictions that needed no copy */                               \
+    X(owned)         /* blocks met at eviction that somebody else holds */             \
     X(owned_bytes)                                                                     \
-    X(full)                   /* blocks kept: far tier full */                         \
+    X(full) /* blocks kept: far tier full */                                           \
     X(full_bytes)                                                                      \
     X(failed_writes)                                                                   \
     X(failed_reads)                                                                    \
-    X(poisoned)               /* blocks changed in place after they were saved */      \
-    X(prefetch_dropped)       /* prefetches that found no memory */                    \
-    X(peak_held)              /* most bytes in all accounts */                         \
-    X(peak_counted)           /* most bytes in RESIDENT, OUTWARD and INWARD */         \
-    X(peak_out)               /* most far-side bytes of live blocks */                 \
-    X(over_budget)            /* most bytes over budget and windows after settling */  \
-    X(checkpoint_saves)       /* region inputs of torch.utils.checkpoint seen */       \
+    X(poisoned)         /* blocks changed in place after they were saved */            \
+    X(prefetch_dropped) /* prefetches that found no memory */                          \
+    X(peak_held)        /* most bytes in all accounts */                               \
+    X(peak_counted)     /* most bytes in RESIDENT, OUTWARD and INWARD */               \
+    X(peak_out)         /* most far-side bytes of live blocks */                       \
+    X(over_budget)      /* most bytes over budget and windows after settling */        \
+    X(checkpoint_saves) /* region inputs of torch.utils.checkpoint seen */             \
     X(checkpoint_bytes)
 
 #define GNN_SIZE_CLASSES 48 // class c counts saved tensors of [2^c, 2^(c+1)) bytes
@@ -106,8 +110,9 @@ typedef struct gnn_engine_options {
     int64_t budget, out_window, in_window;
 } gnn_engine_options;
 
-/* One thing to do. `owner` is the caller's own reference. The block of a TEST, WAIT or ALLOCATE is
- * pinned until it is answered, which must happen; gnn_engine_next follows gnn_engine_tested. */
+/* One thing to do. `owner` is the caller's own reference. The block of a TEST, WAIT or
+ * ALLOCATE is pinned until it is answered, which must happen; gnn_engine_next follows
+ * gnn_engine_tested. */
 typedef enum gnn_action_kind {
     GNN_ACT_NONE,
     GNN_ACT_TEST,     // is `owner` the only owner, at its version? gnn_engine_tested
@@ -138,17 +143,20 @@ typedef struct gnn_use {
 
 double gnn_now(void); // seconds on a clock that never goes back
 
-/* ------------------------------------------------------------------ engine and passes */
+/* ---------------------------------------------------------------- engine and passes */
 
 gnn_status gnn_engine_open(const gnn_engine_options *options, gnn_engine **engine);
-/* WAIT for a copy that is still under way, NONE when there is none: before gnn_engine_shut. */
+/* WAIT for a copy that is still under way, NONE when there is none: before
+ * gnn_engine_shut. */
 void gnn_engine_drain(gnn_engine *engine, gnn_action *action);
-/* Waits for every copy and closes the link. Blocks that are out can no longer be fetched
- * (GNN_ESTATE); what is near stays usable. Call without a lock that a link thread could need. */
+/* Waits for every copy and closes the link. Blocks that are out can no longer be
+ * fetched (GNN_ESTATE); what is near stays usable. Call without a lock that a link
+ * thread could need. */
 void gnn_engine_shut(gnn_engine *engine);
-/* Forgets the link without touching it: a forked child does not own its threads and locks. */
+/* Forgets the link without touching it: a forked child does not own its threads and
+ * locks. */
 void gnn_engine_abandon(gnn_engine *engine);
-void gnn_engine_free(gnn_engine *engine); // after the last release and pass end
+void gnn_engine_free(gnn_engine *engine);      // after the last release and pass end
 gnn_link *gnn_engine_link(gnn_engine *engine); // NULL once shut
 void gnn_engine_set_budget(gnn_engine *engine, int64_t budget);
 int64_t gnn_engine_budget(const gnn_engine *engine);
@@ -157,8 +165,8 @@ int64_t gnn_engine_live_blocks(const gnn_engine *engine);
 int64_t gnn_engine_live_passes(const gnn_engine *engine);
 
 gnn_status gnn_pass_begin(gnn_engine *engine, gnn_pass **pass);
-/* The context was left. The pass is finished when its last use is released too; its counters then
- * go to the history and `pass` is gone. */
+/* The context was left. The pass is finished when its last use is released too; its
+ * counters then go to the history and `pass` is gone. */
 void gnn_pass_end(gnn_engine *engine, gnn_pass *pass);
 gnn_pass_stats *gnn_pass_counters(gnn_pass *pass);
 /* Finished passes, oldest first; false when there is none left. */
@@ -166,7 +174,7 @@ bool gnn_engine_take_finished(gnn_engine *engine, gnn_pass_stats *stats);
 /* The text of the first failure to move something out since the last call, or NULL. */
 const char *gnn_engine_take_warning(gnn_engine *engine);
 
-/* ------------------------------------------------------------------------------- pack */
+/* ----------------------------------------------------------------------------- pack */
 
 /* The block that holds an owner of this storage, or NULL. */
 gnn_block *gnn_engine_find(gnn_engine *engine, uintptr_t storage);
@@ -183,41 +191,43 @@ gnn_status gnn_engine_save(gnn_engine *engine, gnn_pass *pass, gnn_block *block,
 /* The saved tensor died. Returns an owner to give up, or NULL. */
 void *gnn_engine_release(gnn_engine *engine, gnn_use *use);
 
-void *gnn_block_owner(const gnn_block *block);   // NULL: out or poisoned
-char *gnn_block_base(const gnn_block *block);    // address of the storage's byte 0
+void *gnn_block_owner(const gnn_block *block);     // NULL: out or poisoned
+char *gnn_block_base(const gnn_block *block);      // address of the storage's byte 0
 int32_t gnn_block_reloads(const gnn_block *block); // 0: the owner is the source
 int64_t gnn_block_version(const gnn_block *block);
 /* -1, or the version that an in-place change left it at. */
 int64_t gnn_block_changed(const gnn_block *block);
-/* An in-place change was seen at `version`. Only unpack of its saves will raise; the owner, if
- * any, comes back to be given up. */
+/* An in-place change was seen at `version`. Only unpack of its saves will raise; the
+ * owner, if any, comes back to be given up. */
 void *gnn_engine_poison(gnn_engine *engine, gnn_block *block, int64_t version);
 
-/* ----------------------------------------------------------------------------- settle */
+/* --------------------------------------------------------------------------- settle */
 
-/* The next thing that the budget and the windows ask for. GNN_EFULL and GNN_EIO report a block
- * that could not leave (once each; it is KEPT); call again to go on. */
+/* The next thing that the budget and the windows ask for. GNN_EFULL and GNN_EIO report
+ * a block that could not leave (once each; it is KEPT); call again to go on. */
 gnn_status gnn_engine_next(gnn_engine *engine, gnn_action *action);
 /* Owners may have changed since the last save: settle looks at owned blocks again. */
 void gnn_engine_refresh(gnn_engine *engine);
 /* `version` is what the owner is at now (for GNN_CHANGED). */
 void gnn_engine_tested(gnn_engine *engine, gnn_block *block, gnn_verdict verdict,
                        int64_t version);
-/* done: the copy ended, with `status`; false: interrupted. `seconds` were spent waiting. */
+/* done: the copy ended, with `status`; false: interrupted. `seconds` were spent
+ * waiting. */
 void gnn_engine_waited(gnn_engine *engine, gnn_block *block, bool done,
                        gnn_status status, double seconds);
 
-/* ----------------------------------------------------------------------------- unpack */
+/* --------------------------------------------------------------------------- unpack */
 
 /* An unpack of this use begins: the observed order learns of it. */
 void gnn_engine_touch(gnn_engine *engine, const gnn_use *use);
-/* What is missing until the block is near; NONE: gnn_block_owner is valid. GNN_EIO when its
- * bytes cannot be read back, GNN_ESTATE when it is poisoned or the engine is shut. */
+/* What is missing until the block is near; NONE: gnn_block_owner is valid. GNN_EIO when
+ * its bytes cannot be read back, GNN_ESTATE when it is poisoned or the engine is shut.
+ * */
 gnn_status gnn_engine_fetch(gnn_engine *engine, const gnn_use *use, gnn_action *action);
 /* The next prefetch that fits the inward window. */
 void gnn_engine_ahead(gnn_engine *engine, const gnn_use *use, gnn_action *action);
-/* Answers ALLOCATE: near memory at `address` for action.bytes, `held` bytes in all, or owner NULL.
- * *taken false: not needed any more, the caller keeps its owner. */
+/* Answers ALLOCATE: near memory at `address` for action.bytes, `held` bytes in all, or
+ * owner NULL. *taken false: not needed any more, the caller keeps its owner. */
 gnn_status gnn_engine_allocated(gnn_engine *engine, const gnn_action *action,
                                 uintptr_t storage, void *address, int64_t held,
                                 int64_t version, gnn_stream stream, void *owner,

@@ -1,12 +1,12 @@
-/* engine_inner.h: the structs that engine.c (blocks, copies, budget) and engine_order.c (passes,
- * order, prefetch) share. Nobody else includes it. */
+/* engine_inner.h: what engine.c (copies, budget), engine_block.c (blocks, saves) and
+ * engine_order.c (passes, order, prefetch) share. Nobody else includes it. */
 #ifndef GNN_ENGINE_INNER_H
 #define GNN_ENGINE_INNER_H
 
 #include "engine.h"
 
-#define GNN_LEARNED 8    // sequence lengths whose unpack order is remembered
-#define GNN_HISTORY 256  // finished passes kept for the report
+#define GNN_LEARNED 8   // sequence lengths whose unpack order is remembered
+#define GNN_HISTORY 256 // finished passes kept for the report
 #define GNN_RETESTS 16  // owned blocks that one settle looks at again
 
 typedef enum gnn_block_state {
@@ -24,7 +24,7 @@ struct gnn_block {
     gnn_block_state state;
     uintptr_t storage; // key; 0 when not in the table
     void *owner;
-    char *base;      // address of byte 0 of the storage as first saved; moves with a reload
+    char *base; // address of byte 0 of the storage as first saved; moves with a reload
     int64_t lo, hi;  // union of the saved ranges
     int64_t held;    // near bytes that `owner` keeps alive
     int64_t version; // of `owner`
@@ -34,7 +34,7 @@ struct gnn_block {
     gnn_mark ready;
     gnn_ticket ticket;
     int32_t uses, pins, reloads;
-    uint64_t tested_at; // tick of the last ownership test
+    uint64_t tested_at;  // tick of the last ownership test
     gnn_pass *last_pass; // where it was saved last
     int32_t last_position;
     bool counted_owned;
@@ -80,7 +80,7 @@ struct gnn_engine {
     int64_t n_buckets, n_keys;
     int64_t n_blocks, n_passes;
     int64_t dead_inward; // blocks without uses whose copy in is still under way
-    void **drops; // owners to give up at the next action
+    void **drops;        // owners to give up at the next action
     int64_t n_drops, drops_capacity;
     int64_t out_bytes;   // far-side bytes of live blocks
     int64_t n_waiters;   // callers inside a WAIT
@@ -88,7 +88,7 @@ struct gnn_engine {
     uint64_t tick;
     int32_t retests; // left in this settle
     gnn_pass *newest;
-    gnn_pass *active; // what counters go to
+    gnn_pass *active;     // what counters go to
     gnn_pass_stats spare; // counters when no pass is active
     int64_t pass_number;
     gnn_learned learned[GNN_LEARNED];
@@ -98,6 +98,23 @@ struct gnn_engine {
     bool warned, warning_new;
 };
 
+/* engine_block.c */
+void gnn_block_move(gnn_engine *engine, gnn_block *block, gnn_account account,
+                    int64_t held, bool at_head); // held: what its owner now keeps alive
+void gnn_block_set_key(gnn_engine *engine, gnn_block *block, uintptr_t storage);
+void gnn_block_free_slot(gnn_engine *engine, gnn_block *block);
+void gnn_block_free_ticket(gnn_engine *engine, gnn_block *block);
+void gnn_block_free_ready(gnn_engine *engine, gnn_block *block);
+/* From here on its storage's address is nobody's key. */
+void *gnn_block_take_owner(gnn_engine *engine, gnn_block *block);
+/* Ends a block without uses if nothing holds it up. Returns its owner. */
+void *gnn_block_end(gnn_engine *engine, gnn_block *block);
+bool gnn_block_is_copying(const gnn_block *block);
+bool gnn_block_is_covered(const gnn_block *block); // by its slot
+void gnn_engine_drop_later(gnn_engine *engine, void *owner);
+void gnn_engine_note_peaks(gnn_engine *engine);
+
+/* engine.c, engine_order.c */
 gnn_action gnn_act_pinned(gnn_action_kind kind, gnn_block *block);
 gnn_pass_stats *gnn_active_stats(gnn_engine *engine);
 void gnn_pass_release(gnn_engine *engine, gnn_pass *pass, int32_t position);

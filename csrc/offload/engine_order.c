@@ -1,9 +1,9 @@
 /* engine_order.c: passes, the order in which their blocks come back, and prefetch.
  *
- * A pass numbers its blocks in the order of their first save. Backward is expected to want them
- * in reverse; after a pass of the same length the observed order of that pass is expected
- * instead. Only the order is learned: bytes are always the current pass's, and a wrong guess
- * costs time, never correctness.
+ * A pass numbers its blocks in the order of their first save. Backward is expected to
+ * want them in reverse; after a pass of the same length the observed order of that pass
+ * is expected instead. Only the order is learned: bytes are always the current pass's,
+ * and a wrong guess costs time, never correctness.
  */
 #include "engine_inner.h"
 
@@ -28,7 +28,7 @@ static void read_link(gnn_engine *e, gnn_link_stats *stats) {
     }
 }
 
-/* ----------------------------------------------------------------------------- learned */
+/* -------------------------------------------------------------------------- learned */
 
 static gnn_learned *find_learned(gnn_engine *e, int32_t n) {
     for (int i = 0; i < GNN_LEARNED; i++) {
@@ -96,7 +96,7 @@ static int32_t rank_of(gnn_engine *e, const gnn_pass *pass, int32_t position) {
     return learned ? learned->rank[position] : pass->n - 1 - position;
 }
 
-/* ------------------------------------------------------------------------------ passes */
+/* --------------------------------------------------------------------------- passes */
 
 gnn_status gnn_pass_begin(gnn_engine *e, gnn_pass **pass) {
     gnn_pass *p = calloc(1, sizeof *p);
@@ -190,7 +190,7 @@ bool gnn_engine_take_finished(gnn_engine *e, gnn_pass_stats *stats) {
     return true;
 }
 
-/* ---------------------------------------------------------------------------- prefetch */
+/* ------------------------------------------------------------------------- prefetch */
 
 void gnn_engine_touch(gnn_engine *e, const gnn_use *use) {
     gnn_pass *p = use->pass;

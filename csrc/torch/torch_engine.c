@@ -1,18 +1,17 @@
 /* torch_engine.c: the Python types Engine and Pass.
  *
- * An Engine owns a gnn_engine and its link. A Pass is one entry of a context; its method `pack`
- * and the module's function `unpack` are the saved-tensor hooks. Counters leave as dicts, by the
- * X-macros of engine.h. Python's side is gnnoffload/_offload.py.
+ * An Engine owns a gnn_engine and its link. A Pass is one entry of a context; its
+ * method `pack` and the module's function `unpack` are the saved-tensor hooks. Counters
+ * leave as dicts, by the X-macros of engine.h. Python's side is gnnoffload/_offload.py.
  */
 #include <Python.h>
 
 #include <pthread.h>
 #include <string.h>
 
-#include "offload/spill_file.h"
 #include "torch_hooks.h"
 
-PyObject *gnn_apply_code;
+PyObject *gnn_checkpoint_globals, *gnn_function_globals;
 static PyTypeObject *engine_type, *pass_type;
 static unsigned forks; // of this process
 
@@ -26,14 +25,15 @@ bool gnn_engine_is_ours(const gnn_engine_object *engine) {
 
 int gnn_engine_require_ours(const gnn_engine_object *engine) {
     if (!gnn_engine_is_ours(engine)) {
-        gnn_raise(gnn_fail(GNN_ESTATE, "offload: this engine belongs to the parent process; "
-                                       "make a new go.offload(...) in the child"));
+        gnn_raise(gnn_fail(GNN_ESTATE,
+                           "offload: this engine belongs to the parent process; "
+                           "make a new go.offload(...) in the child"));
         return -1;
     }
     return 0;
 }
 
-/* ---------------------------------------------------------------------------- counters */
+/* ------------------------------------------------------------------------- counters */
 
 static int set_int(PyObject *dict, const char *name, int64_t value) {
     PyObject *number = PyLong_FromLongLong(value);
@@ -105,17 +105,17 @@ static PyObject *stats_to_dict(const gnn_pass_stats *stats) {
     SET_SECONDS(forward_seconds)
     SET_SECONDS(backward_seconds)
 #undef SET_SECONDS
-    failed = failed ||
-             set_object(dict, "skipped", skips_to_dict(stats->skipped)) < 0 ||
-             set_object(dict, "skipped_bytes", skips_to_dict(stats->skipped_bytes)) < 0 ||
-             set_object(dict, "size_classes", classes_to_list(stats)) < 0;
+    failed =
+        failed || set_object(dict, "skipped", skips_to_dict(stats->skipped)) < 0 ||
+        set_object(dict, "skipped_bytes", skips_to_dict(stats->skipped_bytes)) < 0 ||
+        set_object(dict, "size_classes", classes_to_list(stats)) < 0;
     if (failed) {
         Py_CLEAR(dict);
     }
     return dict;
 }
 
-/* -------------------------------------------------------------------------------- Pass */
+/* ----------------------------------------------------------------------------- Pass */
 
 static PyObject *pass_end(PyObject *object, PyObject *unused) {
     gnn_pass_object *self = (gnn_pass_object *)object;
@@ -124,7 +124,8 @@ static PyObject *pass_end(PyObject *object, PyObject *unused) {
     self->pass = NULL;
     int settled = 0;
     if (pass && gnn_engine_is_ours(self->engine)) {
-        gnn_engine_refresh(self->engine->engine); // owners have changed since the last save
+        gnn_engine_refresh(
+            self->engine->engine); // owners have changed since the last save
         settled = gnn_settle(self->engine, false);
         gnn_pass_end(self->engine->engine, pass);
     }
@@ -134,7 +135,8 @@ static PyObject *pass_end(PyObject *object, PyObject *unused) {
 static PyObject *pass_counters(PyObject *object, PyObject *unused) {
     gnn_pass_object *self = (gnn_pass_object *)object;
     (void)unused;
-    return self->pass ? stats_to_dict(gnn_pass_counters(self->pass)) : Py_NewRef(Py_None);
+    return self->pass ? stats_to_dict(gnn_pass_counters(self->pass))
+                      : Py_NewRef(Py_None);
 }
 
 static void pass_dealloc(PyObject *object) {
@@ -167,7 +169,7 @@ static PyType_Spec pass_spec = {
     .slots = pass_slots,
 };
 
-/* ------------------------------------------------------------------------------ Engine */
+/* --------------------------------------------------------------------------- Engine */
 
 static PyObject *engine_begin(PyObject *object, PyObject *unused) {
     gnn_engine_object *self = (gnn_engine_object *)object;
@@ -285,8 +287,8 @@ static PyObject *engine_measure(PyObject *object, PyObject *number) {
     }
     gnn_status status = GNN_OK;
     if (link) {
-        Py_BEGIN_ALLOW_THREADS
-        status = link->ops->measure(link, bytes, &rate_out, &rate_in);
+        Py_BEGIN_ALLOW_THREADS status =
+            link->ops->measure(link, bytes, &rate_out, &rate_in);
         Py_END_ALLOW_THREADS
     }
     if (status != GNN_OK) {
@@ -296,13 +298,38 @@ static PyObject *engine_measure(PyObject *object, PyObject *number) {
     return Py_BuildValue("(dd)", rate_out, rate_in);
 }
 
+/* For tests: copies of a RAM link start but do not end while held. */
+static PyObject *engine_hold(PyObject *object, PyObject *flag) {
+    gnn_link *link = gnn_engine_link(((gnn_engine_object *)object)->engine);
+    int hold = PyObject_IsTrue(flag);
+    if (link && hold >= 0 && strcmp(link->ops->name, "ram") == 0) {
+        gnn_link_ram_hold(link, hold);
+    }
+    return hold < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* For tests: the nth copy of a RAM link from now fails as a broken disk would. */
+static PyObject *engine_fail(PyObject *object, PyObject *args) {
+    gnn_link *link = gnn_engine_link(((gnn_engine_object *)object)->engine);
+    int out;
+    long long nth;
+    if (!PyArg_ParseTuple(args, "pL", &out, &nth)) {
+        return NULL;
+    }
+    if (link && strcmp(link->ops->name, "ram") == 0) {
+        gnn_link_ram_fail(link, out, nth, GNN_EIO);
+    }
+    return Py_NewRef(Py_None);
+}
+
 static void engine_dealloc(PyObject *object) {
     gnn_engine_object *self = (gnn_engine_object *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (!gnn_engine_is_ours(self)) {
         gnn_engine_abandon(self->engine);
     }
-    gnn_engine_shut(self->engine); // waits for copies of blocks that nobody wants any more
+    gnn_engine_shut(
+        self->engine); // waits for copies of blocks that nobody wants any more
     for (gnn_action action;;) {
         if (gnn_engine_next(self->engine, &action) != GNN_OK ||
             action.kind != GNN_ACT_DROP) {
@@ -319,9 +346,12 @@ static PyMethodDef engine_methods[] = {
     {"begin", engine_begin, METH_NOARGS, "A new Pass."},
     {"drain", engine_drain, METH_NOARGS, "Wait until no copy is under way."},
     {"shutdown", engine_shutdown, METH_NOARGS, "Wait for copies, close the link."},
-    {"take_finished", engine_take_finished, METH_NOARGS, "Counters of finished passes."},
+    {"take_finished", engine_take_finished, METH_NOARGS,
+     "Counters of finished passes."},
     {"state", engine_state, METH_NOARGS, "Bytes held now, by account."},
     {"set_budget", engine_set_budget, METH_O, "Resident bytes at most."},
+    {"hold", engine_hold, METH_O, "Tests: hold the copies of a RAM link."},
+    {"fail", engine_fail, METH_VARARGS, "Tests: fail(out, n), the nth copy."},
     {"measure", engine_measure, METH_O, "(bytes/s out, bytes/s in) with a probe."},
     {NULL, NULL, 0, NULL},
 };
@@ -338,28 +368,22 @@ static PyType_Spec engine_spec = {
     .slots = engine_slots,
 };
 
-/* ------------------------------------------------------------------------------ module */
+/* --------------------------------------------------------------------------- module */
 
-static int bind_apply(void) {
-    if (gnn_apply_code) {
-        return 0;
+static int bind_globals(const char *name, PyObject **globals) {
+    PyObject *module = *globals ? NULL : PyImport_ImportModule(name);
+    if (module) {
+        *globals = Py_NewRef(PyModule_GetDict(module));
+        Py_DECREF(module);
     }
-    PyObject *function = PyImport_ImportModule("torch.autograd.function");
-    static const char *const path[] = {"Function", "apply", "__func__", "__code__"};
-    for (size_t i = 0; function && i < sizeof path / sizeof *path; i++) {
-        PyObject *next = PyObject_GetAttrString(function, path[i]);
-        Py_DECREF(function);
-        function = next;
-    }
-    gnn_apply_code = function;
-    return function ? 0 : -1;
+    return *globals ? 0 : -1;
 }
 
 static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keywords) {
     (void)module;
-    static char *names[] = {"store",     "directory",  "limit",     "threads",
-                            "direct",    "memory_backed", "budget", "out_window",
-                            "in_window", "min_bytes",  "raise_on_full", NULL};
+    static char *names[] = {"store",     "directory",     "limit",         "threads",
+                            "direct",    "memory_backed", "budget",        "out_window",
+                            "in_window", "min_bytes",     "raise_on_full", NULL};
     const char *store, *directory;
     long long limit, budget, out_window, in_window, min_bytes;
     int threads, direct, memory_backed, raise_on_full;
@@ -367,7 +391,9 @@ static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keyword
                                      &directory, &limit, &threads, &direct,
                                      &memory_backed, &budget, &out_window, &in_window,
                                      &min_bytes, &raise_on_full) ||
-        gnn_torch_bind() < 0 || bind_apply() < 0) {
+        gnn_torch_bind() < 0 ||
+        bind_globals("torch.utils.checkpoint", &gnn_checkpoint_globals) < 0 ||
+        bind_globals("torch.autograd.function", &gnn_function_globals) < 0) {
         return NULL;
     }
     gnn_engine_options options = {
@@ -379,9 +405,10 @@ static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keyword
         .allow_memory_backed = memory_backed,
         .direct = direct,
     };
-    gnn_status status = strcmp(store, "ram") == 0
-                            ? gnn_link_ram_open(limit, threads ? threads : 1, &options.link)
-                            : gnn_link_file_open(&file, &options.link);
+    gnn_status status =
+        strcmp(store, "ram") == 0
+            ? gnn_link_ram_open(limit, threads ? threads : 1, &options.link)
+            : gnn_link_file_open(&file, &options.link);
     gnn_engine *engine = NULL;
     if (status == GNN_OK && (status = gnn_engine_open(&options, &engine)) != GNN_OK) {
         options.link->ops->close(options.link);
@@ -403,25 +430,13 @@ static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keyword
     return (PyObject *)self;
 }
 
-static PyObject *file_system(PyObject *module, PyObject *path) {
-    (void)module;
-    const char *name = "unknown", *text = PyUnicode_AsUTF8AndSize(path, NULL);
-    bool memory_backed = false;
-    gnn_status status = text ? gnn_file_system_of(text, &name, &memory_backed) : GNN_OK;
-    if (status != GNN_OK) {
-        gnn_raise(status);
-    }
-    return text && status == GNN_OK
-               ? Py_BuildValue("(sO)", name, memory_backed ? Py_True : Py_False)
-               : NULL;
-}
-
 static PyMethodDef functions[] = {
-    {"file_system", file_system, METH_O, "(name, memory-backed) of a path's file system."},
-    {"open_engine", (PyCFunction)(void (*)(void))open_engine, METH_VARARGS | METH_KEYWORDS,
-     "An offload engine over a new link."},
-    {"unpack", gnn_unpack, METH_O, "Saved-tensor hook, for every packed object of ours."},
-    {"keep_pack", gnn_keep_pack, METH_O, "Saved-tensor hook: the tensor stays, guarded."},
+    {"open_engine", (PyCFunction)(void (*)(void))open_engine,
+     METH_VARARGS | METH_KEYWORDS, "An offload engine over a new link."},
+    {"unpack", gnn_unpack, METH_O,
+     "Saved-tensor hook, for every packed object of ours."},
+    {"keep_pack", gnn_keep_pack, METH_O,
+     "Saved-tensor hook: the tensor stays, guarded."},
     {NULL, NULL, 0, NULL},
 };
 

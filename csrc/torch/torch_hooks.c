@@ -1,17 +1,18 @@
 /* torch_hooks.c: pack, unpack, and carrying out the engine's actions.
  *
  * The GIL is the engine's lock. It is released around waits only, in slices,
- * so that Ctrl-C raises; every other Python call may set off a dealloc that calls into the
- * engine, which is why blocks of pending actions are pinned there.
+ * so that Ctrl-C raises; every other Python call may set off a dealloc that calls into
+ * the engine, which is why blocks of pending actions are pinned there.
  */
 #include <Python.h>
 
 #include "torch_hooks.h"
 
 #define WAIT_SLICE 0.05 // seconds without the GIL until signals are looked at
-#define CHECKPOINT_PACKS 256 // saves of a pass in which torch.utils.checkpoint is looked for
+#define CHECKPOINT_PACKS                                                               \
+    256 // saves of a pass in which torch.utils.checkpoint is looked for
 
-/* -------------------------------------------------------------------- carrying out actions */
+/* ------------------------------------------------------------- carrying out actions */
 
 /* Waits without the GIL. -1: a signal handler raised; the copy goes on. */
 int gnn_wait_copy(gnn_engine_object *self, const gnn_action *action) {
@@ -21,10 +22,9 @@ int gnn_wait_copy(gnn_engine_object *self, const gnn_action *action) {
     int interrupted = 0;
     double begin = gnn_now();
     while (!done && status == GNN_OK && !interrupted) {
-        Py_BEGIN_ALLOW_THREADS
-        status = link->ops->wait_for(link, action->ticket, WAIT_SLICE, &done);
-        Py_END_ALLOW_THREADS
-        interrupted = !done && PyErr_CheckSignals() < 0;
+        Py_BEGIN_ALLOW_THREADS status =
+            link->ops->wait_for(link, action->ticket, WAIT_SLICE, &done);
+        Py_END_ALLOW_THREADS interrupted = !done && PyErr_CheckSignals() < 0;
     }
     gnn_engine_waited(self->engine, action->block, done || status != GNN_OK, status,
                       gnn_now() - begin);
@@ -51,16 +51,17 @@ static int test_owner(gnn_engine_object *self, const gnn_action *action) {
 static int allocate(gnn_engine_object *self, const gnn_action *action) {
     char *address = NULL;
     int64_t held = 0, bytes, version = 0;
-    PyObject *key = NULL, *owner = gnn_make_bytes(action->bytes, action->address, &address,
-                                                  &held);
-    if (owner && (gnn_storage(owner, &key, &bytes) < 0 || (version = gnn_version(owner)) < 0)) {
+    PyObject *key = NULL,
+             *owner = gnn_make_bytes(action->bytes, action->address, &address, &held);
+    if (owner &&
+        (gnn_storage(owner, &key, &bytes) < 0 || (version = gnn_version(owner)) < 0)) {
         Py_CLEAR(owner);
     }
     uintptr_t storage = key ? (uintptr_t)PyLong_AsUnsignedLongLong(key) : 0;
     Py_XDECREF(key);
     bool taken = false;
-    gnn_status status = gnn_engine_allocated(self->engine, action, storage, address, held,
-                                             version, 0, owner, &taken);
+    gnn_status status = gnn_engine_allocated(self->engine, action, storage, address,
+                                             held, version, 0, owner, &taken);
     bool failed = !owner;
     if (!taken) {
         Py_XDECREF(owner);
@@ -92,15 +93,17 @@ int gnn_settle(gnn_engine_object *self, bool may_raise_full) {
         }
         if (action.kind == GNN_ACT_DROP) {
             Py_DECREF((PyObject *)action.owner);
-        } else if ((action.kind == GNN_ACT_WAIT ? gnn_wait_copy : test_owner)(self, &action) < 0) {
+        } else if ((action.kind == GNN_ACT_WAIT ? gnn_wait_copy
+                                                : test_owner)(self, &action) < 0) {
             return -1;
         }
     }
     const char *warning = gnn_engine_take_warning(self->engine);
-    return warning ? PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
-                                      "%s; such tensors stay in memory and training goes on "
-                                      "(on_full=\"raise\" stops instead)",
-                                      warning)
+    return warning ? PyErr_WarnFormat(
+                         PyExc_RuntimeWarning, 1,
+                         "%s; such tensors stay in memory and training goes on "
+                         "(on_full=\"raise\" stops instead)",
+                         warning)
                    : 0;
 }
 
@@ -114,25 +117,23 @@ static void prefetch(gnn_engine_object *self, const gnn_use *use) {
     }
 }
 
-/* ------------------------------------------------------------------------------------ pack */
+/* ----------------------------------------------------------------------------- pack */
 
-/* Did torch.utils.checkpoint save this, as an input of a region whose inner saves we never see? */
+/* Did torch.utils.checkpoint save this, as an input of a region whose inner saves we
+ * never see? It does so from its own code, or through Function.apply called there. */
 static bool is_checkpoint_input(void) {
-    PyFrameObject *frame = PyEval_GetFrame(); // borrowed
-    PyCodeObject *code = frame ? PyFrame_GetCode(frame) : NULL;
-    bool is_apply = (PyObject *)code == gnn_apply_code;
-    Py_XDECREF((PyObject *)code);
-    if (!is_apply) {
+    PyObject *globals = PyEval_GetGlobals(); // borrowed
+    if (globals == gnn_checkpoint_globals) {
+        return true;
+    }
+    if (globals != gnn_function_globals) {
         return false;
     }
-    PyObject *back = PyObject_GetAttrString((PyObject *)frame, "f_back");
-    PyObject *globals = back ? PyObject_GetAttrString(back, "f_globals") : NULL;
-    PyObject *name = globals && PyDict_Check(globals)
-                         ? PyDict_GetItemString(globals, "__name__")
-                         : NULL;
-    bool yes = name && PyUnicode_Check(name) &&
-               PyUnicode_CompareWithASCIIString(name, "torch.utils.checkpoint") == 0;
-    Py_XDECREF(back), Py_XDECREF(globals);
+    PyObject *frame = (PyObject *)PyEval_GetFrame(); // borrowed
+    PyObject *back = frame ? PyObject_GetAttrString(frame, "f_back") : NULL;
+    PyObject *callers = back ? PyObject_GetAttrString(back, "f_globals") : NULL;
+    bool yes = callers == gnn_checkpoint_globals;
+    Py_XDECREF(back), Py_XDECREF(callers);
     PyErr_Clear();
     return yes;
 }
@@ -159,8 +160,8 @@ static void count_save(gnn_pass_stats *stats, int64_t bytes) {
     }
 }
 
-/* The block that holds this version of the storage, or NULL. *alias: the storage is held, but
- * by a tensor with another version counter. -1 with an exception. */
+/* The block that holds this version of the storage, or NULL. *alias: the storage is
+ * held, but by a tensor with another version counter. -1 with an exception. */
 static int find_block(gnn_engine_object *self, uintptr_t storage, int64_t version,
                       gnn_block **block, bool *alias) {
     *block = gnn_engine_find(self->engine, storage);
@@ -172,7 +173,8 @@ static int find_block(gnn_engine_object *self, uintptr_t storage, int64_t versio
     int64_t now = gnn_version(owner); // of the counter that the block watches
     *block = gnn_engine_find(self->engine, storage); // the call may have ended it
     int64_t expected = *block ? gnn_block_version(*block) : 0;
-    if (*block && now != expected) { // overwritten since: unpack of those saves will raise
+    if (*block &&
+        now != expected) { // overwritten since: unpack of those saves will raise
         Py_XDECREF((PyObject *)gnn_engine_poison(self->engine, *block, now));
         *block = gnn_engine_find(self->engine, storage);
         *alias = *block != NULL; // still on its way out
@@ -184,9 +186,10 @@ static int find_block(gnn_engine_object *self, uintptr_t storage, int64_t versio
 }
 
 /* A block for a storage that has none. *skip_it: it is a parameter's cast. */
-static gnn_block *new_block(gnn_pass_object *self, PyObject *tensor, const gnn_saved *saved,
-                            const gnn_tensor_view *view, uintptr_t storage, int64_t bytes,
-                            int64_t version, bool *skip_it) {
+static gnn_block *new_block(gnn_pass_object *self, PyObject *tensor,
+                            const gnn_saved *saved, const gnn_tensor_view *view,
+                            uintptr_t storage, int64_t bytes, int64_t version,
+                            bool *skip_it) {
     int cast = view->itemsize < 4 ? gnn_is_parameter_cast(tensor) : 0;
     *skip_it = cast == 1;
     PyObject *source = cast == 0 ? gnn_detach(tensor) : NULL;
@@ -194,9 +197,9 @@ static gnn_block *new_block(gnn_pass_object *self, PyObject *tensor, const gnn_s
         return NULL;
     }
     gnn_block *block = NULL;
-    gnn_status status =
-        gnn_engine_add(self->engine->engine, self->pass, storage,
-                       view->data - saved->byte_offset, bytes, version, 0, source, &block);
+    gnn_status status = gnn_engine_add(self->engine->engine, self->pass, storage,
+                                       view->data - saved->byte_offset, bytes, version,
+                                       0, source, &block);
     if (status != GNN_OK) {
         gnn_raise(status);
         Py_DECREF(source);
@@ -233,9 +236,9 @@ static PyObject *pack_block(gnn_pass_object *self, PyObject *tensor,
     }
     // Offsets count from the storage as first saved, of which a reload holds a part.
     saved->byte_offset = view->data - gnn_block_base(block);
-    gnn_status status =
-        gnn_engine_save(engine->engine, self->pass, block, saved->byte_offset + view->lo,
-                        saved->byte_offset + view->hi, &saved->use);
+    gnn_status status = gnn_engine_save(engine->engine, self->pass, block,
+                                        saved->byte_offset + view->lo,
+                                        saved->byte_offset + view->hi, &saved->use);
     if (status != GNN_OK) {
         gnn_raise(status);
     }
@@ -295,7 +298,7 @@ PyObject *gnn_keep_pack(PyObject *module, PyObject *tensor) {
     return gnn_skip_new(tensor);
 }
 
-/* ---------------------------------------------------------------------------------- unpack */
+/* --------------------------------------------------------------------------- unpack */
 
 /* Carries out fetch's actions until the block is near. -1 with an exception. */
 static int bring_near(gnn_saved *saved) {
@@ -321,7 +324,8 @@ static int bring_near(gnn_saved *saved) {
         } else if (action.kind == GNN_ACT_WAIT) {
             if (!ahead) {
                 ahead = true;
-                prefetch(self, &saved->use); // its copies run while this one is waited for
+                prefetch(self,
+                         &saved->use); // its copies run while this one is waited for
             }
             if (gnn_wait_copy(self, &action) < 0) {
                 return -1;
@@ -351,7 +355,8 @@ static PyObject *checked_owner(gnn_saved *saved) {
     if (now != expected) {
         if (now >= 0) {
             gnn_raise_changed(owner, now, expected);
-            Py_XDECREF((PyObject *)gnn_engine_poison(saved->engine->engine, block, now));
+            Py_XDECREF(
+                (PyObject *)gnn_engine_poison(saved->engine->engine, block, now));
         }
         Py_CLEAR(owner);
     }
@@ -371,8 +376,8 @@ static PyObject *see(gnn_saved *saved, PyObject *owner) {
     itemsize = view.itemsize;
     char *begin = view.data - offset * itemsize; // of the owner's storage
     return gnn_make_view(owner, saved->dtype, saved->itemsize,
-                         gnn_block_base(block) + saved->byte_offset - begin, saved->ndim,
-                         saved->shape_strides);
+                         gnn_block_base(block) + saved->byte_offset - begin,
+                         saved->ndim, saved->shape_strides);
 }
 
 static PyObject *unpack_block(gnn_saved *saved) {

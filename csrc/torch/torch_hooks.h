@@ -1,7 +1,9 @@
 /* torch_hooks.h: what the files of the saved-tensor hooks share. Needs Python.h first.
  *
- *   torch_tensor.c  reads a tensor (DLPack exchange table, cached attributes), makes tensors
- *   torch_saved.c   the packed objects: Saved (a use of a block) and Skip (a tensor, guarded)
+ *   torch_tensor.c  reads a tensor (DLPack exchange table, cached attributes), makes
+ *   tensors
+ *   torch_saved.c   the packed objects: Saved (a use of a block) and Skip (a tensor,
+ *   guarded)
  *   torch_hooks.c   pack, unpack, and carrying out the engine's actions
  *   torch_engine.c  the Python types Engine and Pass, links, counters as dicts
  */
@@ -30,25 +32,31 @@ int gnn_torch_bind(void);
 int gnn_tensor_read(PyObject *tensor, gnn_tensor_view *view);
 bool gnn_is_plain(PyObject *tensor);     // exactly torch.Tensor or Parameter
 bool gnn_is_parameter(PyObject *tensor); // a Parameter or a view of one
-/* 1 for a parameter cast to another dtype (or a view of the cast), else 0; -1: exception. */
+/* 1 for a parameter cast to another dtype (or a view of the cast), else 0; -1:
+ * exception. */
 int gnn_is_parameter_cast(PyObject *tensor);
-/* 1 when conj, neg or zero bits make the memory differ from the values; -1: exception. */
+/* 1 when conj, neg or zero bits make the memory differ from the values; -1: exception.
+ * */
 int gnn_has_bits(PyObject *tensor);
 int gnn_is_leaf(PyObject *tensor); // -1: exception
 PyObject *gnn_detach(PyObject *tensor);
 PyObject *gnn_version_object(PyObject *tensor); // int, or NULL with an exception
 int64_t gnn_version(PyObject *tensor);          // -1: exception
-/* The storage: *key is an int object (new reference) equal to the key, for gnn_is_alone. */
+/* The storage: *key is an int object (new reference) equal to the key, for
+ * gnn_is_alone. */
 int gnn_storage(PyObject *tensor, PyObject **key, int64_t *bytes);
 int64_t gnn_storage_offset(PyObject *tensor); // elements; -1: exception
 PyObject *gnn_dtype_of(PyObject *tensor);
-/* Is an engine's one tensor (of which gnn_storage was asked) the only owner? -1: exception. */
+/* Is an engine's one tensor (of which gnn_storage was asked) the only owner? -1:
+ * exception. */
 int gnn_is_alone(PyObject *key);
-/* A flat byte tensor with room for `bytes` at the alignment of `like`; *address is where. */
+/* A flat byte tensor with room for `bytes` at the alignment of `like`; *address is
+ * where. */
 PyObject *gnn_make_bytes(int64_t bytes, uintptr_t like, char **address, int64_t *held);
 /* The view of `owner`'s storage with this dtype, byte offset, sizes and strides. */
 PyObject *gnn_make_view(PyObject *owner, PyObject *dtype, int64_t itemsize,
-                        int64_t byte_offset, int32_t ndim, const int64_t *shape_strides);
+                        int64_t byte_offset, int32_t ndim,
+                        const int64_t *shape_strides);
 /* Raises torch's own sentence about an in-place change. */
 void gnn_raise_changed(PyObject *tensor, int64_t version, int64_t expected);
 void gnn_raise(gnn_status status); // the status's exception with gnn_message()
@@ -78,7 +86,7 @@ extern PyTypeObject *gnn_saved_type, *gnn_skip_type;
 int gnn_saved_init(PyObject *module);
 gnn_saved *gnn_saved_new(gnn_engine_object *engine, PyObject *tensor,
                          const gnn_tensor_view *view);
-PyObject *gnn_skip_new(PyObject *tensor);           // detaches what is no leaf
+PyObject *gnn_skip_new(PyObject *tensor);            // detaches what is no leaf
 PyObject *gnn_skip_unpack(gnn_skip_object *skipped); // checks the version
 
 /* -------------------------------------------------------------------- torch_hooks.c */
@@ -89,8 +97,9 @@ typedef struct gnn_pass_object { // one entry of a context
     gnn_pass *pass; // NULL once the context was left
 } gnn_pass_object;
 
-PyObject *gnn_pack(PyObject *pass, PyObject *tensor);        // a method of Pass
-PyObject *gnn_keep_pack(PyObject *module, PyObject *tensor); // everything stays, guarded
+PyObject *gnn_pack(PyObject *pass, PyObject *tensor); // a method of Pass
+PyObject *gnn_keep_pack(PyObject *module,
+                        PyObject *tensor); // everything stays, guarded
 PyObject *gnn_unpack(PyObject *module, PyObject *packed);
 /* Does what budget and windows ask for. -1 with an exception. */
 int gnn_settle(gnn_engine_object *engine, bool may_raise_full);
@@ -107,8 +116,9 @@ struct gnn_engine_object {
     unsigned forks; // of this process when it was made
 };
 
-extern PyObject *gnn_apply_code; // the code object of torch.autograd.Function.apply
-bool gnn_engine_is_ours(const gnn_engine_object *engine); // false in a forked child
+/* Globals of torch.utils.checkpoint and torch.autograd.function. */
+extern PyObject *gnn_checkpoint_globals, *gnn_function_globals;
+bool gnn_engine_is_ours(const gnn_engine_object *engine);     // false in a forked child
 int gnn_engine_require_ours(const gnn_engine_object *engine); // -1 with an exception
 int gnn_hooks_init(PyObject *module);                         // called by module.c
 

@@ -1,8 +1,9 @@
 /* torch_saved.c: the two packed objects.
  *
- * Both are C heap types without garbage collection: they hold detached tensors or a block, never
- * the argument of pack where that has a grad_fn, so they cannot be part of a cycle that they
- * would have to break. The dealloc of a Saved is the only end-of-life signal there is.
+ * Both are C heap types without garbage collection: they hold detached tensors or a
+ * block, never the argument of pack where that has a grad_fn, so they cannot be part of
+ * a cycle that they would have to break. The dealloc of a Saved is the only end-of-life
+ * signal there is.
  */
 #include <Python.h>
 
@@ -12,7 +13,7 @@
 
 PyTypeObject *gnn_saved_type, *gnn_skip_type;
 
-/* -------------------------------------------------------------------------------- Skip */
+/* ----------------------------------------------------------------------------- Skip */
 
 PyObject *gnn_skip_new(PyObject *tensor) {
     int leaf = gnn_is_leaf(tensor);
@@ -62,7 +63,7 @@ static void skip_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
-/* ------------------------------------------------------------------------------- Saved */
+/* ---------------------------------------------------------------------------- Saved */
 
 gnn_saved *gnn_saved_new(gnn_engine_object *engine, PyObject *tensor,
                          const gnn_tensor_view *view) {
@@ -110,7 +111,7 @@ static void saved_dealloc(PyObject *self) {
     Py_XDECREF((PyObject *)engine);
 }
 
-/* -------------------------------------------------------------------------------- types */
+/* ---------------------------------------------------------------------------- types */
 
 static PyType_Slot skip_slots[] = {
     {Py_tp_dealloc, GNN_SLOT(skip_dealloc)},
@@ -138,10 +139,13 @@ static PyType_Spec saved_spec = {
 
 int gnn_saved_init(PyObject *module) {
     gnn_skip_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &skip_spec, NULL);
-    gnn_saved_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &saved_spec, NULL);
+    gnn_saved_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &saved_spec, NULL);
     return gnn_skip_type && gnn_saved_type &&
-                   PyModule_AddObjectRef(module, "Skip", (PyObject *)gnn_skip_type) == 0 &&
-                   PyModule_AddObjectRef(module, "Saved", (PyObject *)gnn_saved_type) == 0
+                   PyModule_AddObjectRef(module, "Skip", (PyObject *)gnn_skip_type) ==
+                       0 &&
+                   PyModule_AddObjectRef(module, "Saved", (PyObject *)gnn_saved_type) ==
+                       0
                ? 0
                : -1;
 }

@@ -1,8 +1,8 @@
 /* torch_tensor.c: tensors seen from C without libtorch's C++.
  *
- * Shape, strides and address come through DLPack's C exchange table (borrowed, no allocation);
- * the rest through cached attributes and methods of torch.Tensor, which for an exact Tensor
- * cost tens of nanoseconds. All calls hold the GIL.
+ * Shape, strides and address come through DLPack's C exchange table (borrowed, no
+ * allocation); the rest through cached attributes and methods of torch.Tensor, which
+ * for an exact Tensor cost tens of nanoseconds. All calls hold the GIL.
  */
 #include <Python.h>
 
@@ -11,7 +11,7 @@
 
 #include "torch_hooks.h"
 
-/* ----------------------------------------------- DLPack 1.x, the part that is used here */
+/* ------------------------------------------- DLPack 1.x, the part that is used here */
 
 typedef struct dl_tensor {
     void *data;
@@ -33,7 +33,7 @@ typedef struct dl_exchange {
 
 enum { DL_CPU = 1 };
 
-/* ------------------------------------------------------------------------ what we cache */
+/* -------------------------------------------------------------------- what we cache */
 
 static const dl_exchange *exchange;
 static PyObject *tensor_type, *parameter_type, *alone_count;
@@ -57,19 +57,22 @@ static int bind_exchange(void) {
     const dl_exchange *table = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
     Py_DECREF(capsule);
     if (table && table->major != 1) {
-        PyErr_Format(PyExc_ImportError, "gnnoffload needs DLPack 1.x of torch, got %u.%u",
-                     table->major, table->minor);
+        PyErr_Format(PyExc_ImportError,
+                     "gnnoffload needs DLPack 1.x of torch, got %u.%u", table->major,
+                     table->minor);
         return -1;
     }
     exchange = table;
     return table ? 0 : -1;
 }
 
-/* Use count of the storage of one tensor that nobody else has: what "alone" means here. */
+/* Use count of the storage of one tensor that nobody else has: what "alone" means here.
+ * */
 static int calibrate(void) {
     char *address;
     int64_t bytes;
-    PyObject *tensor = gnn_make_bytes(16, 0, &address, &bytes), *held = NULL, *key = NULL;
+    PyObject *tensor = gnn_make_bytes(16, 0, &address, &bytes), *held = NULL,
+             *key = NULL;
     if (tensor && (held = gnn_detach(tensor)) != NULL) {
         Py_CLEAR(tensor);
         if (gnn_storage(held, &key, &bytes) == 0) {
@@ -82,21 +85,21 @@ static int calibrate(void) {
 
 static int bind_torch(PyObject *torch) {
     PyObject *c = NULL, *nn = NULL;
-    int failed =
-        get(torch, "Tensor", &tensor_type) < 0 || get(torch, "_C", &c) < 0 ||
-        get(torch, "nn", &nn) < 0 || get(nn, "Parameter", &parameter_type) < 0 ||
-        get(tensor_type, "detach", &detach) < 0 ||
-        get(tensor_type, "as_strided", &as_strided) < 0 ||
-        get(tensor_type, "view", &view_as) < 0 ||
-        get(tensor_type, "untyped_storage", &untyped_storage) < 0 ||
-        get(tensor_type, "set_", &set_storage) < 0 ||
-        get(tensor_type, "is_neg", &is_neg) < 0 ||
-        get(tensor_type, "is_conj", &is_conj) < 0 ||
-        get(tensor_type, "_is_zerotensor", &is_zero) < 0 ||
-        get(tensor_type, "storage_offset", &get_storage_offset) < 0 ||
-        get(c, "_storage_Use_Count", &use_count) < 0 ||
-        get(torch, "empty_strided", &empty_strided) < 0 ||
-        get(torch, "uint8", &uint8) < 0 || bind_exchange() < 0;
+    int failed = get(torch, "Tensor", &tensor_type) < 0 || get(torch, "_C", &c) < 0 ||
+                 get(torch, "nn", &nn) < 0 ||
+                 get(nn, "Parameter", &parameter_type) < 0 ||
+                 get(tensor_type, "detach", &detach) < 0 ||
+                 get(tensor_type, "as_strided", &as_strided) < 0 ||
+                 get(tensor_type, "view", &view_as) < 0 ||
+                 get(tensor_type, "untyped_storage", &untyped_storage) < 0 ||
+                 get(tensor_type, "set_", &set_storage) < 0 ||
+                 get(tensor_type, "is_neg", &is_neg) < 0 ||
+                 get(tensor_type, "is_conj", &is_conj) < 0 ||
+                 get(tensor_type, "_is_zerotensor", &is_zero) < 0 ||
+                 get(tensor_type, "storage_offset", &get_storage_offset) < 0 ||
+                 get(c, "_storage_Use_Count", &use_count) < 0 ||
+                 get(torch, "empty_strided", &empty_strided) < 0 ||
+                 get(torch, "uint8", &uint8) < 0 || bind_exchange() < 0;
     Py_XDECREF(c), Py_XDECREF(nn);
     if (!failed) {
         one_stride = Py_BuildValue("(i)", 1);
@@ -113,9 +116,15 @@ int gnn_torch_bind(void) {
         PyObject **to;
         const char *text;
     } names[] = {
-        {&s_version, "_version"}, {&s_is_leaf, "is_leaf"},   {&s_base, "_base"},
-        {&s_cdata, "_cdata"},     {&s_nbytes, "nbytes"},     {&s_dtype, "dtype"},
-        {&s_grad_fn, "grad_fn"},  {&s_variable, "variable"}, {&s_next_functions, "next_functions"},
+        {&s_version, "_version"},
+        {&s_is_leaf, "is_leaf"},
+        {&s_base, "_base"},
+        {&s_cdata, "_cdata"},
+        {&s_nbytes, "nbytes"},
+        {&s_dtype, "dtype"},
+        {&s_grad_fn, "grad_fn"},
+        {&s_variable, "variable"},
+        {&s_next_functions, "next_functions"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (!(*names[i].to = PyUnicode_InternFromString(names[i].text))) {
@@ -128,7 +137,7 @@ int gnn_torch_bind(void) {
     return status;
 }
 
-/* ----------------------------------------------------------------------------- reading */
+/* -------------------------------------------------------------------------- reading */
 
 int gnn_tensor_read(PyObject *tensor, gnn_tensor_view *view) {
     dl_tensor dl;
@@ -203,7 +212,8 @@ int gnn_is_parameter_cast(PyObject *tensor) {
         if (!variable) {
             PyErr_Clear(); // no leaf feeds the cast
         }
-        result = variable && PyObject_TypeCheck(variable, (PyTypeObject *)parameter_type);
+        result =
+            variable && PyObject_TypeCheck(variable, (PyTypeObject *)parameter_type);
     }
     Py_DECREF(base);
     Py_XDECREF(node), Py_XDECREF(name), Py_XDECREF(next), Py_XDECREF(variable);
@@ -270,7 +280,7 @@ int gnn_is_alone(PyObject *key) {
     return alone;
 }
 
-/* ------------------------------------------------------------------------------ making */
+/* --------------------------------------------------------------------------- making */
 
 PyObject *gnn_make_bytes(int64_t bytes, uintptr_t like, char **address, int64_t *held) {
     int64_t skew = (int64_t)(like % GNN_ALIGNMENT);
@@ -301,7 +311,8 @@ static PyObject *to_tuple(const int64_t *values, int32_t n) {
     return tuple;
 }
 
-/* For a storage that was saved under several dtypes: no view of the source, a new tensor. */
+/* For a storage that was saved under several dtypes: no view of the source, a new
+ * tensor. */
 static PyObject *set_view(PyObject *owner, PyObject *dtype, PyObject *offset,
                           PyObject *shape, PyObject *strides) {
     PyObject *storage = CALL(untyped_storage, owner);
@@ -341,7 +352,7 @@ PyObject *gnn_make_view(PyObject *owner, PyObject *dtype, int64_t itemsize,
     return result;
 }
 
-/* ------------------------------------------------------------------------------ raising */
+/* -------------------------------------------------------------------------- raising */
 
 void gnn_raise_changed(PyObject *tensor, int64_t version, int64_t expected) {
     PyObject *type = tensor ? PyObject_CallMethod(tensor, "type", NULL) : NULL;
@@ -349,14 +360,15 @@ void gnn_raise_changed(PyObject *tensor, int64_t version, int64_t expected) {
     PyObject *sizes = shape ? PySequence_List(shape) : NULL;
     PyErr_Clear();
     PyObject *unknown = PyUnicode_FromString("torch.Tensor");
-    PyErr_Format(PyExc_RuntimeError,
-                 "one of the variables needed for gradient computation has been modified "
-                 "by an inplace operation: [%S %S] is at version %lld; expected version "
-                 "%lld instead. Hint: enable anomaly detection to find the operation that "
-                 "failed to compute its gradient, with "
-                 "torch.autograd.set_detect_anomaly(True, check_nan=False).",
-                 type ? type : unknown, sizes ? sizes : Py_None, (long long)version,
-                 (long long)expected);
+    PyErr_Format(
+        PyExc_RuntimeError,
+        "one of the variables needed for gradient computation has been modified "
+        "by an inplace operation: [%S %S] is at version %lld; expected version "
+        "%lld instead. Hint: enable anomaly detection to find the operation that "
+        "failed to compute its gradient, with "
+        "torch.autograd.set_detect_anomaly(True, check_nan=False).",
+        type ? type : unknown, sizes ? sizes : Py_None, (long long)version,
+        (long long)expected);
     Py_XDECREF(type), Py_XDECREF(shape), Py_XDECREF(sizes), Py_XDECREF(unknown);
 }
 

@@ -9,12 +9,18 @@ import torch
 import gnnoffload as go
 
 
+def x(*shape, grad=False, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    value = torch.randn(*shape, generator=generator, dtype=torch.float32).to(dtype)
+    return value.requires_grad_(grad)
+
+
 def sum_of_squares(out):
     return out.float().square().sum()
 
 
 def gradients(build, inputs, context=None, steps=1, loss_of=sum_of_squares):
-    """Loss and all gradients (parameters first, then inputs) of `steps` accumulated steps."""
+    """Losses, then gradients of parameters and inputs, of accumulated steps."""
     torch.manual_seed(7)
     model = build()
     inputs = [
@@ -41,7 +47,7 @@ def assert_same(ours, theirs):
 
 
 def assert_empty(off):
-    """Nothing is held any more: no slot, block, pass or byte. The cyclic gc must not help."""
+    """Nothing is held any more: no slot, block, pass or byte, without the cyclic gc."""
     off._lane.engine.drain()
     state = off.state()
     held = {k: state[k] for k in ("resident", "outward", "inward", "owned", "kept")}
@@ -57,9 +63,11 @@ def store(request):
 
 @pytest.fixture
 def move_all(store, tmp_path):
-    """An engine that moves whatever it may: budget 0, small windows, one byte is enough."""
+    """An engine that moves whatever it may: budget 0, small windows, any size."""
     where = {"spill_dir": str(tmp_path)} if store == "file" else {}
-    return go.offload(0, store=store, min_bytes=1, inflight=1 << 14, prefetch=1 << 16, **where)
+    return go.offload(
+        0, store=store, min_bytes=1, inflight=1 << 14, prefetch=1 << 16, **where
+    )
 
 
 @pytest.fixture(autouse=True)

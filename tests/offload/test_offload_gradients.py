@@ -4,9 +4,11 @@ import contextlib
 
 import pytest
 import torch
-from conftest import assert_empty, assert_same, gradients
+from conftest import assert_empty, assert_same, gradients, x
 from torch import nn
 from torch.nn import functional as F
+
+pytestmark = pytest.mark.law(4)
 
 
 class Fn(nn.Module):
@@ -19,12 +21,6 @@ class Fn(nn.Module):
 
     def forward(self, *inputs):
         return self.function(self.layers, *inputs)
-
-
-def x(*shape, grad=False, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(3)
-    value = torch.randn(*shape, generator=generator, dtype=torch.float32).to(dtype)
-    return value.requires_grad_(grad)
 
 
 def attention(layers, h):
@@ -97,11 +93,17 @@ CASES = {
         lambda: nn.Sequential(L(32, 32), nn.LayerNorm(32), nn.GELU(), L(32, 4)),
         [x(64, 32, grad=True)],
     ),
-    "softmax": (lambda: nn.Sequential(L(32, 32), nn.Softmax(-1), L(32, 4)), [x(64, 32)]),
+    "softmax": (
+        lambda: nn.Sequential(L(32, 32), nn.Softmax(-1), L(32, 4)),
+        [x(64, 32)],
+    ),
     "batch_norm": (lambda: nn.Sequential(L(32, 32), nn.BatchNorm1d(32)), [x(64, 32)]),
     "conv": (lambda: nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU()), [x(2, 4, 32)]),
     "lstm": (lambda: Fn(lambda ls, h: ls[0](h)[0], nn.LSTM(8, 8)), [x(5, 3, 8)]),
-    "dropout": (lambda: nn.Sequential(L(32, 32), nn.Dropout(0.5), L(32, 4)), [x(64, 32)]),
+    "dropout": (
+        lambda: nn.Sequential(L(32, 32), nn.Dropout(0.5), L(32, 4)),
+        [x(64, 32)],
+    ),
     "qkv_chunks": (lambda: Fn(attention, L(32, 96), L(32, 8)), [x(64, 32, grad=True)]),
     "slices": (lambda: Fn(slices, L(32, 32)), [x(64, 32)]),
     "transposes": (lambda: Fn(transposes, L(32, 32), L(32, 32)), [x(32, 32)]),
@@ -116,7 +118,10 @@ CASES = {
         lambda: nn.Sequential(L(32, 32), nn.LayerNorm(32), nn.SiLU()).bfloat16(),
         [x(64, 32, dtype=torch.bfloat16)],
     ),
-    "float64": (lambda: nn.Sequential(L(32, 32), nn.Tanh()).double(), [x(64, 32).double()]),
+    "float64": (
+        lambda: nn.Sequential(L(32, 32), nn.Tanh()).double(),
+        [x(64, 32).double()],
+    ),
     "transformer": (
         lambda: nn.TransformerEncoderLayer(32, 4, 64, batch_first=True),
         [x(2, 16, 32, grad=True)],
@@ -135,7 +140,7 @@ def test_gradients_are_bit_identical(name, move_all):
 
 
 def test_autocast_moves_no_weight(move_all):
-    """A weight's bfloat16 copy is a parameter too: it never leaves, inside autocast or after."""
+    """A weight's bfloat16 copy is a parameter too: it never leaves."""
     width, rows = 64, 16
     build = lambda: nn.Sequential(*(L(width, width, bias=False) for _ in range(4)))  # noqa: E731
     inputs = [x(rows, width)]
