@@ -192,8 +192,15 @@ def extension():
 class build_ext(_build_ext):
     """Compiles objects in parallel, and only those whose command or files changed."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.build_temp = "build/objects"  # one place for wheels, editable and in-place
+
     def build_extension(self, ext):
-        if not any(Path(path, "Python.h").exists() for path in self.include_dirs):
+        self.include_dirs = [
+            p for p in self.include_dirs if Path(p, "Python.h").exists()
+        ]
+        if not self.include_dirs:
             raise SystemExit(
                 "gnnoffload: Python.h is missing: sudo apt install python3-dev "
                 "(or the -dev package of your Python)"
