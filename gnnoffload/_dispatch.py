@@ -40,7 +40,7 @@ GraphArgs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, int]
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
 _transforms_active = torch._C._are_functorch_transforms_active
-_ABSENT = torch.empty(0)
+_ABSENT = torch.empty(0, device="cpu")
 
 
 def call(op, *args):

@@ -43,7 +43,10 @@ class GraphCache:
                     break
             else:
                 self._misses = 0
-                self._entries.move_to_end(key)
+                try:
+                    self._entries.move_to_end(key)
+                except KeyError:  # another thread has just dropped it
+                    pass
                 return graph
         self._count_miss()
         return None

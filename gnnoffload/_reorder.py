@@ -97,7 +97,7 @@ def _grid(pos):
 
 def _interleave(grid, bits):
     """Key [N]: the bits of all axes, highest first, axis 0 leading."""
-    key = torch.zeros(grid.shape[0], dtype=torch.int64)
+    key = torch.zeros_like(grid[:, 0])
     for bit in range(bits - 1, -1, -1):
         for axis in range(grid.shape[1]):
             key = (key << 1) | ((grid[:, axis] >> bit) & 1)

@@ -22,8 +22,8 @@ from gnnoffload._graph_check import (
 )
 from gnnoffload.errors import GraphError
 
-_NO_EID = torch.empty(0, dtype=torch.int32)
-_NO_ROWPTR = torch.empty(0, dtype=torch.int64)
+_NO_EID = torch.empty(0, dtype=torch.int32, device="cpu")
+_NO_ROWPTR = torch.empty(0, dtype=torch.int64, device="cpu")
 
 
 class Graph:
@@ -74,7 +74,7 @@ class Graph:
             rowptr, col, _ = _build(source, destination, n_src, n_dst)
             perm = node_order(reorder, rowptr, col, n_src, pos)
             rank = torch.empty_like(perm)
-            rank[perm] = torch.arange(n_src)
+            rank[perm] = torch.arange(n_src, device="cpu")
             source, destination = rank[source.long()], rank[destination.long()]
         rowptr, col, eid = _build(source, destination, n_src, n_dst)
         self._setup(rowptr, col, eid, n_dst, n_src, perm)
@@ -84,6 +84,7 @@ class Graph:
         self._n_src = n_src
         self._n_dst = n_dst
         self._n_edges = col.shape[0]
+        self._is_cpu = rowptr.is_cpu
         self._has_csc = False
         self._perm = perm
         self._transpose = None
@@ -123,7 +124,9 @@ class Graph:
         rowptr = rowptr.to(torch.int64)
         degree = rowptr[1:] - rowptr[:-1]
         row = torch.repeat_interleave(
-            torch.arange(n_dst, dtype=col.dtype), degree, output_size=col.shape[0]
+            torch.arange(n_dst, dtype=col.dtype, device=col.device),
+            degree,
+            output_size=col.shape[0],
         )
         arrays = call(_dispatch.graph_build_op, col, row, n_src, n_dst)
         return cls._from_arrays(*_drop_identity(arrays), n_dst, n_src)
@@ -191,7 +194,9 @@ class Graph:
         """`[2, E]` int64 in the caller's edge order (made anew by each call)."""
         _, col, eid, *_ = self._args
         row = torch.repeat_interleave(
-            torch.arange(self._n_dst), self.degree, output_size=self._n_edges
+            torch.arange(self._n_dst, device=self.device),
+            self.degree,
+            output_size=self._n_edges,
         )
         by_row = torch.stack((col.long(), row))
         if eid.numel() == 0:
@@ -241,7 +246,7 @@ class Graph:
         if self._perm is None:
             return y
         rank = torch.empty_like(self._perm)
-        rank[self._perm] = torch.arange(self._n_src)
+        rank[self._perm] = torch.arange(self._n_src, device=self.device)
         return y[rank]
 
     @property
@@ -255,6 +260,7 @@ class Graph:
         other._args = tuple(
             function(item) if isinstance(item, Tensor) else item for item in self._args
         )
+        other._is_cpu = other._args[0].is_cpu
         other._perm = None if self._perm is None else function(self._perm)
         return other
 
@@ -339,7 +345,7 @@ def as_graph(edge_index, size=None, flow="source_to_target"):
 
 def as_graph_csr(rowptr, col, size=None) -> Graph:
     """`Graph.from_csr` through the cache."""
-    key = ("csr", size)
+    key = ("csr", size if size is None else tuple(size))
     graph = _cache.get((rowptr, col), key)
     if graph is None:
         graph = Graph.from_csr(rowptr, col, size)
@@ -354,7 +360,7 @@ def _plain_graph(edge_index, size, flow):
 
 
 def _cached_graph(edge_index, size, flow):
-    key = (size, flow)
+    key = (size if size is None else tuple(size), flow)
     graph = _cache.get((edge_index,), key)
     if graph is None:
         graph = Graph(edge_index, size, flow=flow)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gnnoffload import _dispatch
+from gnnoffload.errors import named
 from gnnoffload.graph import Graph, as_graph
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -48,8 +49,8 @@ def spmm(
     """
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, x, x)
-    if not _is_matrix(x, graph._n_src):
-        raise _matrix_error("spmm", "x", x, graph._n_src, "source")
+    if not (graph._is_cpu and _is_matrix(x, graph._n_src)):
+        raise _matrix_error("spmm", "x", x, graph, graph._n_src, "source")
     if weight is not None:
         _check_vector("spmm", "weight", weight, graph._n_edges, "edge")
         if weight.dtype is not x.dtype:
@@ -62,7 +63,10 @@ def spmm(
     records = torch.is_grad_enabled() and (
         x.requires_grad or (weight is not None and weight.requires_grad)
     )
-    return _dispatch.spmm(x, weight, row_scale, col_scale, graph.args(records))
+    try:
+        return _dispatch.spmm(x, weight, row_scale, col_scale, graph.args(records))
+    except RuntimeError as error:
+        raise named(error) from None
 
 
 def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
@@ -87,10 +91,10 @@ def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
     """
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, b, a)
-    if not _is_matrix(a, graph._n_dst):
-        raise _matrix_error("sddmm", "a", a, graph._n_dst, "destination")
+    if not (graph._is_cpu and _is_matrix(a, graph._n_dst)):
+        raise _matrix_error("sddmm", "a", a, graph, graph._n_dst, "destination")
     if not _is_matrix(b, graph._n_src):
-        raise _matrix_error("sddmm", "b", b, graph._n_src, "source")
+        raise _matrix_error("sddmm", "b", b, graph, graph._n_src, "source")
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"sddmm: b must have {a.shape[1]} columns as a has, got {b.shape[1]}"
@@ -103,7 +107,10 @@ def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
             "sddmm", graph, a.dtype, "sum", row_scale, col_scale
         )
     records = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    return _dispatch.sddmm(a, b, row_scale, col_scale, graph.args(records))
+    try:
+        return _dispatch.sddmm(a, b, row_scale, col_scale, graph.args(records))
+    except RuntimeError as error:
+        raise named(error) from None
 
 
 # ---------------------------------------------------------------------- validation
@@ -134,8 +141,10 @@ def _is_matrix(x, n_rows):
     )
 
 
-def _matrix_error(op, name, x, n_rows, what):
-    """The exception for an x that fails `_is_matrix`."""
+def _matrix_error(op, name, x, graph, n_rows, what):
+    """The exception for an x that fails `_is_matrix`, or for a graph elsewhere."""
+    if not graph._is_cpu:
+        return TypeError(f"{op}: the graph must be on the CPU, got {graph.device}")
     error = _tensor_error(op, name, x)
     if error is not None:
         return error

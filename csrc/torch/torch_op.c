@@ -65,7 +65,9 @@ static gnn_status read_view(struct torch_op *op, AtenTensorHandle handle,
     view->stride = stride;
     view->numel = 1;
     for (int64_t i = 0; i < view->dim; i++) {
-        view->numel *= size[i];
+        if (__builtin_mul_overflow(view->numel, size[i], &view->numel)) {
+            view->numel = INT64_MAX; /* an expanded tensor; never allocated */
+        }
     }
     return GNN_OK;
 }
@@ -112,17 +114,22 @@ static void own(struct torch_op *op, AtenTensorHandle handle) {
     op->owned[op->n_owned++] = handle;
 }
 
-static AtenTensorHandle new_tensor(int32_t dtype, int64_t dim, const int64_t *size) {
-    int64_t stride[2] = {1, 1};
-    if (dim == 2) {
-        stride[0] = size[1] > 0 ? size[1] : 1;
-    }
-    AtenTensorHandle handle = NULL;
+/* A new contiguous tensor of 1 or 2 dimensions, uninitialised. */
+static gnn_status new_tensor(struct torch_op *op, int32_t dtype, int64_t dim,
+                             const int64_t *size, AtenTensorHandle *handle) {
+    const int64_t columns = dim == 2 ? size[1] : 1;
+    int64_t elements;
+    /* 8 bytes is the widest element: the product in bytes fits as well. */
+    GNN_REQUIRE(!__builtin_mul_overflow(size[0], columns, &elements) &&
+                    elements < INT64_MAX / 8,
+                GNN_EGRAPH, "%s: a tensor of %lld x %lld elements is too large",
+                op->name, (long long)size[0], (long long)columns);
+    const int64_t stride[2] = {dim == 2 && columns > 0 ? columns : 1, 1};
     int32_t cpu = torch_abi.aoti_torch_device_type_cpu();
-    if (torch_abi.aoti_torch_empty_strided(dim, size, stride, dtype, cpu, 0, &handle)) {
-        return NULL;
+    if (torch_abi.aoti_torch_empty_strided(dim, size, stride, dtype, cpu, 0, handle)) {
+        return torch_failed(op, "allocate a tensor");
     }
-    return handle;
+    return GNN_OK;
 }
 
 gnn_status torch_op_pack(struct torch_op *op, struct torch_view *view) {
@@ -134,10 +141,8 @@ gnn_status torch_op_pack(struct torch_op *op, struct torch_view *view) {
     if (dense && aligned) {
         return GNN_OK;
     }
-    AtenTensorHandle copy = new_tensor(view->dtype, view->dim, view->size);
-    if (!copy) {
-        return torch_failed(op, "allocate a contiguous copy");
-    }
+    AtenTensorHandle copy = NULL;
+    GNN_TRY(new_tensor(op, view->dtype, view->dim, view->size, &copy));
     own(op, copy);
     if (torch_abi.aoti_torch_copy_(copy, view->handle, 0)) {
         return torch_failed(op, "copy a tensor");
@@ -147,16 +152,9 @@ gnn_status torch_op_pack(struct torch_op *op, struct torch_view *view) {
 
 gnn_status torch_op_empty(struct torch_op *op, int output, int32_t dtype, int64_t size0,
                           int64_t size1, void **data) {
-    int64_t size[2] = {size0, size1}, elements;
-    /* 8 bytes is the widest element: the product in bytes fits as well. */
-    GNN_REQUIRE(!__builtin_mul_overflow(size0, size1 < 0 ? 8 : size1, &elements) &&
-                    elements < INT64_MAX / 8,
-                GNN_EINVAL, "%s: an output of %lld x %lld elements is too large",
-                op->name, (long long)size0, (long long)size1);
-    AtenTensorHandle handle = new_tensor(dtype, size1 < 0 ? 1 : 2, size);
-    if (!handle) {
-        return torch_failed(op, "allocate an output");
-    }
+    const int64_t size[2] = {size0, size1};
+    AtenTensorHandle handle = NULL;
+    GNN_TRY(new_tensor(op, dtype, size1 < 0 ? 1 : 2, size, &handle));
     if (output >= 0) {
         op->output[output] = handle;
     } else {

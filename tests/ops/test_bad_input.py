@@ -151,6 +151,24 @@ def test_sddmm(a, b, exception, text):
         go.sddmm(go.Graph(EDGES), a, b)
 
 
+def test_an_output_beyond_int64_is_refused_before_it_is_allocated():
+    """G6: 3 rows of 2^61 columns (one element, expanded)."""
+    with pytest.raises(go.GraphError, match=r"3 x 2305843009213693952 .*too large"):
+        go.spmm(go.Graph(EDGES), torch.ones(3, 1).expand(3, 2**61))
+
+
+def test_an_output_beyond_memory_is_a_memory_error():
+    with pytest.raises(MemoryError, match="spmm: torch could not allocate"):
+        go.spmm(go.Graph(EDGES), torch.ones(3, 1).expand(3, 2**50))
+
+
+def test_graph_and_features_on_different_devices():
+    with pytest.raises(TypeError, match="graph must be on the CPU, got meta"):
+        go.spmm(go.Graph(EDGES).to("meta"), X)
+    with pytest.raises(TypeError, match="graph must be on the CPU, got meta"):
+        go.sddmm(go.Graph(EDGES).to("meta"), X, X)
+
+
 def test_other_graphs():
     with pytest.raises(TypeError, match="got str"):
         go.spmm("graph", X)

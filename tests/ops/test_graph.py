@@ -135,6 +135,28 @@ def test_from_csr_with_unsorted_columns():
     assert bipartite.size == (7, 3)
 
 
+def test_from_csr_with_strided_arrays():
+    """G10: non-contiguous index arrays are valid."""
+    rowptr, col = torch.tensor([0, 9, 1, 9, 2])[::2], torch.tensor([1, 9, 0])[::2]
+    assert arrays(go.Graph.from_csr(rowptr, col)) == ([0, 1, 2], [1, 0], [0, 1])
+
+
+def test_a_default_device_changes_nothing():
+    edges, size = GRAPHS["bipartite"]
+    with torch.device("meta"):
+        graph = go.Graph(edges, size)
+        again = go.Graph.from_csr(graph.rowptr, graph.col.long(), size)
+        assert torch.equal(graph.edge_index, edges)
+        ordered = go.Graph(edges % 20, reorder="rcm")
+        y = go.spmm(
+            graph,
+            ordered.restore(torch.ones(20, 3, device="cpu"))[:1].expand(size[0], 3),
+            reduce="mean",
+        )
+    assert arrays(again)[:2] == arrays(graph)[:2]
+    assert torch.equal(y[:, 0], (graph.degree > 0).float())
+
+
 def test_from_pyg():
     data_module = pytest.importorskip("torch_geometric.data")
     edges, _ = GRAPHS["random"]
