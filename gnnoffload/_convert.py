@@ -70,7 +70,7 @@ def convert(model):
     for module in _modules(model, "convert").values():
         ours = _pairs().get(type(module))
         if ours is not None:
-            module.__class__ = ours
+            _set_class(module, ours)
     return model
 
 
@@ -79,8 +79,7 @@ def revert(model):
     for module in _modules(model, "revert").values():
         stock = {ours: pyg for pyg, ours in _pairs().items()}.get(type(module))
         if stock is not None:
-            module.__class__ = stock
-            module._set_jittable_templates()  # PyG may never have made one of these
+            _set_class(module, stock)
     return model
 
 
@@ -91,6 +90,11 @@ def conversion_report(model):
         for name, module in _modules(model, "conversion_report").items()
         if (entry := _entry(name, module)) is not None
     )
+
+
+def _set_class(module, cls):
+    module.__class__ = cls
+    module._set_jittable_templates()  # what PyG does for the first instance of a class
 
 
 def _modules(model, caller):

@@ -7,6 +7,7 @@ runs at every call, so each test is an attribute read; together they cost about 
 import torch
 from torch import Tensor
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
+from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 
 from gnnoffload import _fallback
@@ -15,7 +16,6 @@ from gnnoffload.graph import Graph
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DEVICES = ("cpu",)
 REDUCE = {SumAggregation: "sum", MeanAggregation: "mean"}
-OVERRIDABLE = ("message", "aggregate", "update", "message_and_aggregate", "propagate")
 
 
 def blocked(layer, base, x):
@@ -64,6 +64,8 @@ def layer_reason(layer, base):
     if type(layer._modules.get("aggr_module")) not in REDUCE:
         return f"aggr={layer.aggr}"
     if torch.compiler.is_compiling():
+        if torch.onnx.is_in_onnx_export():
+            return "torch.onnx.export"
         return _overridden_by_class(type(layer), base)
     if torch.jit.is_tracing():
         return "torch.jit.trace"
@@ -74,27 +76,31 @@ def layer_reason(layer, base):
 
 def _overridden(layer, base):
     cls, own = type(layer), layer.__dict__
+    if "message" in own or "aggregate" in own or "update" in own:
+        return "a method of the instance replaced"
     if (
         cls.message is base.message
         and cls.update is base.update
         and cls.aggregate is base.aggregate
         and cls.message_and_aggregate is base.message_and_aggregate
-        and "message" not in own
-        and "aggregate" not in own
-        and "update" not in own
+        and cls.__bases__[0] is base
     ):
         return None
-    for name in OVERRIDABLE:
-        if name in own or getattr(cls, name) is not getattr(base, name):
-            return f"{name}() overridden"
-    return "overridden"
+    return _overridden_by_class(cls, base)
 
 
 @torch.compiler.assume_constant_result
 def _overridden_by_class(cls, base):
-    for name in OVERRIDABLE[:-1]:
+    """Which method a subclass replaced. PyG itself puts a compiled propagate into each
+    class, in a module whose name ends in "_propagate"."""
+    for name in ("message", "aggregate", "update", "message_and_aggregate"):
         if getattr(cls, name) is not getattr(base, name):
             return f"{name}() overridden"
+    for parent in cls.__mro__[: cls.__mro__.index(base)]:
+        propagate = parent.__dict__.get("propagate", MessagePassing.propagate)
+        compiled = propagate.__module__.endswith("_propagate")
+        if not compiled and propagate is not MessagePassing.propagate:
+            return "propagate() overridden"
     return None
 
 

@@ -81,24 +81,30 @@ class _ReluMessageSum(torch.autograd.Function):
         by_source = ctx.graph.transpose()
         grad_x = torch.zeros_like(x) if need_x else None
         grad_attr = torch.empty_like(edge_attr) if need_attr else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        grad_bias = torch.zeros_like(bias) if need_bias else None
+        # sums over all chunks: in float32 for 16-bit types
+        acc = torch.float64 if grad_y.dtype is torch.float64 else torch.float32
+        grad_weight = torch.zeros_like(weight.t(), dtype=acc) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=acc) if need_bias else None
         for chunk in chunks(by_source, x.size(1) * grad_y.element_size()):
             attr = chunk.edges_of(edge_attr)
             message = _project(attr, weight, bias) + chunk.spread_rows(x)
             grad = grad_y.index_select(0, chunk.neighbour)
-            grad = torch.where(message > 0, grad, 0.0)
+            grad = torch.ops.aten.threshold_backward(grad, message, 0)
             if need_x:
                 grad_x[chunk.row_begin : chunk.row_end] = chunk.sum_rows(grad)
             if weight is not None:
                 grad = grad.to(weight.dtype)
             if need_weight:
-                grad_weight.addmm_(grad.t(), attr)
+                grad_weight += attr.t() @ grad
             if need_bias:
                 grad_bias += grad.sum(0)
             if need_attr:
                 grad = grad if weight is None else grad @ weight
                 chunk.put_edges(grad_attr, grad.to(grad_attr.dtype))
+        if need_weight:
+            grad_weight = grad_weight.t().contiguous().to(weight.dtype)
+        if need_bias:
+            grad_bias = grad_bias.to(bias.dtype)
         return None, grad_x, grad_attr, grad_weight, grad_bias
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch.nn.functional import linear
+from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import GCNConv as PyGGCNConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
@@ -24,6 +25,8 @@ class GCNConv(PyGGCNConv):
     edges with self-loops and their normalised weights, [E + N]) and later calls run on
     it whatever graph they are given, as PyG documents.
     """
+
+    propagate = MessagePassing.propagate  # not what PyG compiled for its own class
 
     def forward(self, x, edge_index, edge_weight=None):
         """As in PyG; `edge_index` may also be a `gnnoffload.Graph`.

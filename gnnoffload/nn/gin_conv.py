@@ -1,6 +1,7 @@
 """GINConv: nn((1 + eps) * x_i + sum over neighbours of x_j), with the sum fused."""
 
 from torch import Tensor
+from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.gin_conv import GINConv as PyGGINConv
 
 from gnnoffload import _fallback
@@ -11,6 +12,8 @@ from gnnoffload.nn._aggregate import add_root, aggregate
 
 class GINConv(PyGGINConv):
     """PyG's GINConv; sum and mean run without a tensor of size E x F."""
+
+    propagate = MessagePassing.propagate  # not what PyG compiled for its own class
 
     def forward(self, x, edge_index, size=None):
         """As in PyG; `edge_index` may also be a `gnnoffload.Graph`.

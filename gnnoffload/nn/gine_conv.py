@@ -1,6 +1,7 @@
 """GINEConv: nn((1 + eps) * x_i + sum over edges of relu(x_j + lin(a_e))), in chunks."""
 
 from torch import Tensor
+from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.gin_conv import GINEConv as PyGGINEConv
 
 from gnnoffload import _fallback
@@ -12,6 +13,8 @@ from gnnoffload.nn._relu_message import relu_message_sum
 
 class GINEConv(PyGGINEConv):
     """PyG's GINEConv; messages are made and summed a chunk of edges at a time."""
+
+    propagate = MessagePassing.propagate  # not what PyG compiled for its own class
 
     def forward(self, x, edge_index, edge_attr=None, size=None):
         """As in PyG; `edge_index` may also be a `gnnoffload.Graph`.

@@ -1,6 +1,7 @@
 """GraphConv: W_rel * reduce over edges of w_e * x_j + W_root * x_i, fused."""
 
 from torch import Tensor
+from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.graph_conv import GraphConv as PyGGraphConv
 
 from gnnoffload import _fallback
@@ -11,6 +12,8 @@ from gnnoffload.nn._aggregate import add_projection, aggregate_and_project
 
 class GraphConv(PyGGraphConv):
     """PyG's GraphConv; `add` and `mean`, weighted or not, run without E x F tensors."""
+
+    propagate = MessagePassing.propagate  # not what PyG compiled for its own class
 
     def forward(self, x, edge_index, edge_weight=None, size=None):
         """As in PyG; `edge_index` may also be a `gnnoffload.Graph`.

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.sage_conv import SAGEConv as PyGSAGEConv
 
 from gnnoffload import _fallback
@@ -12,6 +13,8 @@ from gnnoffload.nn._aggregate import add_projection, aggregate_and_project
 
 class SAGEConv(PyGSAGEConv):
     """PyG's SAGEConv; `sum`/`add` and `mean` run without a tensor of size E x F."""
+
+    propagate = MessagePassing.propagate  # not what PyG compiled for its own class
 
     def forward(self, x, edge_index, size=None):
         """As in PyG; `edge_index` may also be a `gnnoffload.Graph`.

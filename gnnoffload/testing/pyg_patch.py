@@ -19,6 +19,7 @@ from gnnoffload.nn import PYG_LAYERS
 
 # What the fast paths leave to PyG on purpose: beginnings of reasons.
 BY_DESIGN = (
+    "a method of the instance",
     "aggr=",
     "cached=True with a SparseTensor",
     "decomposed_layers=",
@@ -30,12 +31,14 @@ BY_DESIGN = (
     "lin has hooks",
     "message passing hooks",
     "message() overridden",
+    "propagate() overridden",
     "node_dim=",
     "sparse CSC",
     "sparse matrix",
     "SparseTensor whose values",
     "torch.func transform",
     "torch.jit",
+    "torch.onnx",
     "x has 3 dimensions",
     "x is ",
 )

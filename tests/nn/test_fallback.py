@@ -5,6 +5,7 @@ import torch
 import torch_geometric.nn as pyg
 from torch_geometric.nn import MessagePassing
 
+import gnnoffload as go
 import gnnoffload.nn as nn
 from gnnoffload import Graph, _fallback
 
@@ -45,10 +46,10 @@ def functional(layer, x, edges):
 REASONS = {
     "message passing hooks": (hooked, X),
     "explain": (explained, X),
-    "decomposed_layers=5": (lambda: nn.SAGEConv(5, 3, decomposed_layers=5), X),
+    "decomposed_layers=3": (lambda: nn.GCNConv(5, 3, decomposed_layers=3), X),
     "aggr=max": (lambda: nn.SAGEConv(5, 3, aggr="max"), X),
     "aggr=['mean', 'sum']": (lambda: nn.SAGEConv(5, 3, aggr=["mean", "sum"]), X),
-    "message() overridden": (with_own_message, X),
+    "a method of the instance replaced": (with_own_message, X),
     "x has 3 dimensions (static graph)": (lambda: nn.SAGEConv(5, 3), X.expand(2, 4, 5)),
     "x is sparse": (lambda: nn.GCNConv(5, 3), X.to_sparse()),
     "aggr=mean": (lambda: nn.GCNConv(5, 3, aggr="mean"), X),
@@ -79,6 +80,43 @@ def test_a_bipartite_graph_falls_back_with_its_size():
     layer = nn.GraphConv((5, 2), 3, aggr="max")
     graph = Graph(torch.tensor([[0, 3], [1, 1]]), (4, 6))
     assert layer((X, None), graph).shape == (6, 3)
+
+
+@pytest.mark.parametrize("born_as", [nn, pyg], ids=["ours", "converted"])
+def test_explain_obeys_the_edge_mask(born_as):
+    pyg.SAGEConv(5, 3)  # its class now holds a compiled propagate that knows no mask
+    layer = go.convert(born_as.SAGEConv(5, 3))
+    layer.explain = True
+    layer._edge_mask = torch.full((5,), -torch.inf)
+    layer._loop_mask = torch.ones(5, dtype=torch.bool)
+    expected = layer.lin_r(X) + layer.lin_l.bias
+    torch.testing.assert_close(layer(X, EDGES), expected)
+    layer.explain = False
+    assert not torch.allclose(layer(X, EDGES), expected)
+
+
+@pytest.mark.parametrize("born_as", [nn, pyg], ids=["ours", "converted"])
+def test_decomposed_layers_see_slices_of_the_features(born_as):
+    pyg.GCNConv(5, 4)
+    layer = go.convert(born_as.GCNConv(5, 4))
+    expected, widths = layer(X, EDGES), []
+    layer.register_message_forward_pre_hook(
+        lambda module, args: widths.append(args[0]["x_j"].size(1))
+    )
+    layer.decomposed_layers = 2
+    torch.testing.assert_close(layer(X, EDGES), expected)
+    assert widths == [2, 2]
+
+
+def test_a_subclass_that_overrides_propagate_is_obeyed():
+    class Nothing(nn.SAGEConv):
+        def propagate(self, edge_index, x, size=None):
+            return torch.zeros_like(x[0])
+
+    layer = Nothing(5, 3)
+    expected = layer.lin_r(X) + layer.lin_l.bias
+    torch.testing.assert_close(layer(X, EDGES), expected)
+    assert fallbacks("Nothing") == {"propagate() overridden": 1}
 
 
 def test_hooks_run():

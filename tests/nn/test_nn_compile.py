@@ -88,3 +88,24 @@ def test_a_fallback_is_noted_while_tracing():
     x = torch.randn(N, F)
     torch.testing.assert_close(compiled(x, EDGES), layer(x, EDGES))
     assert _fallback.counts()["SAGEConv"]["fallback"] == {"aggr=max": 2}
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "graph"])
+def test_export_keeps_the_fused_product(name, no_fallback):
+    model = MODELS[name]()
+    x = torch.randn(N, F)
+    program = torch.export.export(model, (x, EDGES))
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert "gnnoffload.spmm.default" in targets
+    torch.testing.assert_close(program.module()(x, EDGES), model(x, EDGES))
+
+
+def test_onnx_export_falls_back_to_pyg(monkeypatch):
+    from gnnoffload import _fallback
+
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    model = nn.SAGEConv(F, 4)
+    program = torch.export.export(model, (torch.randn(N, F), EDGES))
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert "gnnoffload.spmm.default" not in targets
+    assert "torch.onnx.export" in _fallback.counts()["SAGEConv"]["fallback"]

@@ -1,0 +1,57 @@
+"""Law 3 for the layers: no op of forward or backward returns a tensor of E x F."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import gnnoffload.nn as nn
+from gnnoffload import Graph
+
+pytestmark = pytest.mark.law(3)
+N, E, F = 300, 20_000, 32
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements of any tensor that an op returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def identity():
+    return torch.nn.Identity()
+
+
+LAYERS = {
+    "gcn": lambda: nn.GCNConv(F, F),
+    "gcn weighted": lambda: nn.GCNConv(F, F),
+    "gcn wide to narrow": lambda: nn.GCNConv(F, 4),
+    "sage": lambda: nn.SAGEConv(F, F),
+    "gin": lambda: nn.GINConv(identity(), train_eps=True),
+    "graph weighted": lambda: nn.GraphConv(F, F),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_nothing_of_size_edges_by_features(name, no_fallback):
+    layer = LAYERS[name]()
+    edge_index = torch.randint(N, (2, E))
+    x = torch.randn(N, F, requires_grad=True)
+    rest = (torch.rand(E, requires_grad=True),) if "weighted" in name else ()
+    for graph in (edge_index, Graph(edge_index, (N, N))):
+        with LargestTensor() as largest:
+            layer(x, graph, *rest).sum().backward()
+        # two rows of indices with self-loops; the bound is 1/16 of E x F
+        assert largest.elements <= 2 * (E + N)
+    stock = type(layer).__bases__[0]
+    with LargestTensor() as largest:
+        stock.forward(layer, x, edge_index, *rest).sum().backward()
+    if name != "gcn wide to narrow":
+        assert largest.elements >= E * F  # PyG's, so the mode sees such tensors
