@@ -14,6 +14,7 @@ class AutoBudget:
     def __init__(self, engine):
         self.engine = engine
         self.rates = None
+        self.hidden = None  # X
         self.budget = None
 
     def learn(self, counters):
@@ -25,8 +26,8 @@ class AutoBudget:
         rate_out, rate_in = self.rates
         forward = counters["forward_seconds"] - counters["stall_out"]
         backward = counters["backward_seconds"] - counters["stall_in"]
-        hidden = 0.9 * max(0.0, min(rate_out * forward, rate_in * backward))
-        self.budget = max(0, counters["block_bytes"] - int(hidden))
+        self.hidden = 0.9 * max(0.0, min(rate_out * forward, rate_in * backward))
+        self.budget = max(0, counters["block_bytes"] - int(self.hidden))
 
     def apply(self):
         """Sets the engine's budget for the pass that begins."""

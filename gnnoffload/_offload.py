@@ -187,13 +187,13 @@ class offload:
             lane.auto.apply()
         return lane.engine.begin()
 
-    def _end(self, entry):
+    def _end(self, entry, failed=False):
         counters = entry.counters()
         if counters is not None and len(self._lane.notes) < _HISTORY:
             self._lane.notes[counters["number"]] = {
                 "grad_enabled": torch.is_grad_enabled()
             }
-        entry.end()
+        entry.end(failed)
 
     @torch.compiler.disable
     def __enter__(self):
@@ -205,7 +205,7 @@ class offload:
     @torch.compiler.disable
     def __exit__(self, *exception):
         _pop()
-        self._end(self._entries().pop())
+        self._end(self._entries().pop(), exception[0] is not None)
 
     def __call__(self, function):
         @functools.wraps(function)

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "offload/spill_file.h"
 #include "torch_hooks.h"
 
 PyObject *gnn_checkpoint_globals, *gnn_function_globals;
@@ -117,16 +118,17 @@ static PyObject *stats_to_dict(const gnn_pass_stats *stats) {
 
 /* ----------------------------------------------------------------------------- Pass */
 
-static PyObject *pass_end(PyObject *object, PyObject *unused) {
+/* failed: an exception left the context. */
+static PyObject *pass_end(PyObject *object, PyObject *failed) {
     gnn_pass_object *self = (gnn_pass_object *)object;
-    (void)unused;
+    gnn_settle_mode mode = failed == Py_True ? GNN_GIVING_UP : GNN_SETTLING;
     gnn_pass *pass = self->pass;
     self->pass = NULL;
     int settled = 0;
     if (pass && gnn_engine_is_ours(self->engine)) {
         gnn_engine_refresh(
             self->engine->engine); // owners have changed since the last save
-        settled = gnn_settle(self->engine, false);
+        settled = gnn_settle(self->engine, mode);
         gnn_pass_end(self->engine->engine, pass);
     }
     return settled < 0 ? NULL : Py_NewRef(Py_None);
@@ -152,7 +154,7 @@ static void pass_dealloc(PyObject *object) {
 
 static PyMethodDef pass_methods[] = {
     {"pack", gnn_pack, METH_O, "Saved-tensor hook."},
-    {"end", pass_end, METH_NOARGS, "The context was left."},
+    {"end", pass_end, METH_O, "The context was left, by an exception if True."},
     {"counters", pass_counters, METH_NOARGS, "Counters so far; None once left."},
     {NULL, NULL, 0, NULL},
 };
@@ -208,7 +210,7 @@ static PyObject *engine_drain(PyObject *object, PyObject *unused) {
     for (gnn_action action;;) {
         gnn_engine_drain(self->engine, &action);
         if (action.kind == GNN_ACT_NONE) {
-            return gnn_settle(self, false) < 0 ? NULL : Py_NewRef(Py_None);
+            return gnn_settle(self, GNN_SETTLING) < 0 ? NULL : Py_NewRef(Py_None);
         }
         if (gnn_wait_copy(self, &action) < 0) {
             return NULL;
@@ -430,7 +432,22 @@ static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keyword
     return (PyObject *)self;
 }
 
+static PyObject *file_system(PyObject *module, PyObject *path) {
+    (void)module;
+    const char *name = "unknown", *text = PyUnicode_AsUTF8AndSize(path, NULL);
+    bool memory_backed = false;
+    gnn_status status = text ? gnn_file_system_of(text, &name, &memory_backed) : GNN_OK;
+    if (status != GNN_OK) {
+        gnn_raise(status);
+    }
+    return text && status == GNN_OK
+               ? Py_BuildValue("(sO)", name, memory_backed ? Py_True : Py_False)
+               : NULL;
+}
+
 static PyMethodDef functions[] = {
+    {"file_system", file_system, METH_O,
+     "(name, memory-backed) of a path's file system."},
     {"open_engine", (PyCFunction)(void (*)(void))open_engine,
      METH_VARARGS | METH_KEYWORDS, "An offload engine over a new link."},
     {"unpack", gnn_unpack, METH_O,

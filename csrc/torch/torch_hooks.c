@@ -76,13 +76,12 @@ static int allocate(gnn_engine_object *self, const gnn_action *action) {
     return failed ? -1 : 0;
 }
 
-/* Does what budget and windows ask for. -1 with an exception. */
-int gnn_settle(gnn_engine_object *self, bool may_raise_full) {
+int gnn_settle(gnn_engine_object *self, gnn_settle_mode mode) {
     for (;;) {
         gnn_action action;
         gnn_status status = gnn_engine_next(self->engine, &action);
         if (status != GNN_OK) {
-            if (may_raise_full && self->raise_on_full) {
+            if (mode == GNN_PACKING && self->raise_on_full) {
                 gnn_raise(status);
                 return -1;
             }
@@ -93,6 +92,9 @@ int gnn_settle(gnn_engine_object *self, bool may_raise_full) {
         }
         if (action.kind == GNN_ACT_DROP) {
             Py_DECREF((PyObject *)action.owner);
+        } else if (action.kind == GNN_ACT_WAIT && mode == GNN_GIVING_UP) {
+            gnn_engine_waited(self->engine, action.block, false, GNN_OK, 0);
+            break;
         } else if ((action.kind == GNN_ACT_WAIT ? gnn_wait_copy
                                                 : test_owner)(self, &action) < 0) {
             return -1;
@@ -242,7 +244,7 @@ static PyObject *pack_block(gnn_pass_object *self, PyObject *tensor,
     if (status != GNN_OK) {
         gnn_raise(status);
     }
-    if (status != GNN_OK || gnn_settle(engine, true) < 0) {
+    if (status != GNN_OK || gnn_settle(engine, GNN_PACKING) < 0) {
         Py_DECREF((PyObject *)saved);
         return NULL;
     }
@@ -272,6 +274,11 @@ PyObject *gnn_pack(PyObject *object, PyObject *tensor) {
     count_save(stats, extent);
     if (!view.on_cpu) {
         return skip(stats, GNN_SKIP_DEVICE, extent, tensor);
+    }
+    // A small tensor counts by its storage where it is a view; else it is all of it.
+    // (Asking every tensor for its storage would make a Python object for each.)
+    if (extent < self->engine->min_bytes && !gnn_is_view(tensor)) {
+        return skip(stats, GNN_SKIP_SMALL, extent, tensor);
     }
     if (gnn_storage(tensor, &key, &bytes) < 0) {
         PyErr_Clear();
@@ -338,7 +345,7 @@ static int bring_near(gnn_saved *saved) {
             shed = true;
             int64_t budget = gnn_engine_budget(self->engine);
             gnn_engine_set_budget(self->engine, 0);
-            int settled = gnn_settle(self, false);
+            int settled = gnn_settle(self, GNN_SETTLING);
             gnn_engine_set_budget(self->engine, budget);
             if (settled < 0) {
                 return -1;
@@ -394,7 +401,7 @@ static PyObject *unpack_block(gnn_saved *saved) {
     Py_XDECREF(owner); // the tensor keeps the storage: nothing below can take it away
     if (tensor) {
         prefetch(engine, &saved->use);
-        if (gnn_settle(engine, false) < 0) {
+        if (gnn_settle(engine, GNN_SETTLING) < 0) {
             Py_CLEAR(tensor);
         }
     }

@@ -31,6 +31,7 @@ int gnn_torch_bind(void);
 /* -1 (no exception) when the tensor has no plain strided memory. */
 int gnn_tensor_read(PyObject *tensor, gnn_tensor_view *view);
 bool gnn_is_plain(PyObject *tensor);     // exactly torch.Tensor or Parameter
+bool gnn_is_view(PyObject *tensor);      // tracked by autograd as one
 bool gnn_is_parameter(PyObject *tensor); // a Parameter or a view of one
 /* 1 for a parameter cast to another dtype (or a view of the cast), else 0; -1:
  * exception. */
@@ -38,7 +39,7 @@ int gnn_is_parameter_cast(PyObject *tensor);
 /* 1 when conj, neg or zero bits make the memory differ from the values; -1: exception.
  * */
 int gnn_has_bits(PyObject *tensor);
-int gnn_is_leaf(PyObject *tensor); // -1: exception
+bool gnn_is_exact_parameter(PyObject *tensor);
 PyObject *gnn_detach(PyObject *tensor);
 PyObject *gnn_version_object(PyObject *tensor); // int, or NULL with an exception
 int64_t gnn_version(PyObject *tensor);          // -1: exception
@@ -86,7 +87,7 @@ extern PyTypeObject *gnn_saved_type, *gnn_skip_type;
 int gnn_saved_init(PyObject *module);
 gnn_saved *gnn_saved_new(gnn_engine_object *engine, PyObject *tensor,
                          const gnn_tensor_view *view);
-PyObject *gnn_skip_new(PyObject *tensor);            // detaches what is no leaf
+PyObject *gnn_skip_new(PyObject *tensor);            // detaches what is no parameter
 PyObject *gnn_skip_unpack(gnn_skip_object *skipped); // checks the version
 
 /* -------------------------------------------------------------------- torch_hooks.c */
@@ -101,8 +102,13 @@ PyObject *gnn_pack(PyObject *pass, PyObject *tensor); // a method of Pass
 PyObject *gnn_keep_pack(PyObject *module,
                         PyObject *tensor); // everything stays, guarded
 PyObject *gnn_unpack(PyObject *module, PyObject *packed);
+typedef enum gnn_settle_mode {
+    GNN_SETTLING,
+    GNN_PACKING,   // on_full="raise" raises
+    GNN_GIVING_UP, // an exception is on its way: wait for nothing
+} gnn_settle_mode;
 /* Does what budget and windows ask for. -1 with an exception. */
-int gnn_settle(gnn_engine_object *engine, bool may_raise_full);
+int gnn_settle(gnn_engine_object *engine, gnn_settle_mode mode);
 /* Waits for the copy of a WAIT without the GIL. -1: a signal handler raised. */
 int gnn_wait_copy(gnn_engine_object *engine, const gnn_action *action);
 

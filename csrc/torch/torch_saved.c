@@ -15,9 +15,16 @@ PyTypeObject *gnn_saved_type, *gnn_skip_type;
 
 /* ----------------------------------------------------------------------------- Skip */
 
+/* Most saved tensors are skipped: a few freed objects are kept, chained by `tensor`. */
+enum { SPARE = 4096 };
+static gnn_skip_object *spare;
+static int n_spare;
+
 PyObject *gnn_skip_new(PyObject *tensor) {
-    int leaf = gnn_is_leaf(tensor);
-    PyObject *held = leaf == 1 ? Py_NewRef(tensor) : gnn_detach(tensor);
+    // A parameter is a leaf and stays one. Anything else may become part of a graph that
+    // leads back here, and is held by a detached tensor.
+    PyObject *held =
+        gnn_is_exact_parameter(tensor) ? Py_NewRef(tensor) : gnn_detach(tensor);
     if (!held) {
         return NULL;
     }
@@ -25,7 +32,14 @@ PyObject *gnn_skip_new(PyObject *tensor) {
     if (!version) {
         PyErr_Clear(); // inference tensors have none
     }
-    gnn_skip_object *skipped = PyObject_New(gnn_skip_object, gnn_skip_type);
+    gnn_skip_object *skipped = spare;
+    if (skipped) {
+        spare = (gnn_skip_object *)skipped->tensor;
+        n_spare--;
+        PyObject_Init((PyObject *)skipped, gnn_skip_type);
+    } else {
+        skipped = PyObject_New(gnn_skip_object, gnn_skip_type);
+    }
     if (!skipped) {
         Py_DECREF(held), Py_XDECREF(version);
         return NULL;
@@ -57,10 +71,17 @@ PyObject *gnn_skip_unpack(gnn_skip_object *skipped) {
 static void skip_dealloc(PyObject *self) {
     gnn_skip_object *skipped = (gnn_skip_object *)self;
     PyTypeObject *type = Py_TYPE(self);
-    Py_XDECREF(skipped->tensor);
+    PyObject *tensor = skipped->tensor;
     Py_XDECREF(skipped->version);
-    PyObject_Free(self);
+    if (n_spare < SPARE) {
+        skipped->tensor = (PyObject *)spare;
+        spare = skipped;
+        n_spare++;
+    } else {
+        PyObject_Free(self);
+    }
     Py_DECREF(type);
+    Py_DECREF(tensor); // last: it may run anything
 }
 
 /* ---------------------------------------------------------------------------- Saved */

@@ -37,16 +37,54 @@ enum { DL_CPU = 1 };
 
 static const dl_exchange *exchange;
 static PyObject *tensor_type, *parameter_type, *alone_count;
-static PyObject *detach, *as_strided, *view_as, *untyped_storage, *set_storage, *is_neg,
+static PyObject *as_strided, *view_as, *untyped_storage, *set_storage, *is_neg,
     *is_conj, *is_zero, *get_storage_offset;
 static PyObject *use_count, *empty_strided, *uint8, *empty_keywords, *one_stride;
-static PyObject *s_version, *s_is_leaf, *s_base, *s_cdata, *s_nbytes, *s_dtype,
-    *s_grad_fn, *s_next_functions, *s_variable;
+static PyObject *s_detach, *s_cdata, *s_nbytes, *s_dtype, *s_grad_fn, *s_next_functions,
+    *s_variable;
+
+/* Two attributes and detach are read for every saved tensor: their C functions are
+ * called directly, which saves the lookup along the class hierarchy. */
+typedef struct fast_getter {
+    PyObject *descriptor;
+    PyObject *(*get)(PyObject *descriptor, PyObject *tensor, PyObject *type);
+} fast_getter;
+static fast_getter get_version, get_base;
+static PyCFunction detach_function; // METH_NOARGS
 
 #define CALL(...) PyObject_CallFunctionObjArgs(__VA_ARGS__, NULL)
 
 static int get(PyObject *from, const char *name, PyObject **to) {
     return (*to = PyObject_GetAttrString(from, name)) ? 0 : -1;
+}
+
+static int bind_getter(const char *name, fast_getter *to) {
+    if (get(tensor_type, name, &to->descriptor) < 0) {
+        return -1;
+    }
+    void *slot = PyType_GetSlot(Py_TYPE(to->descriptor), Py_tp_descr_get);
+    if (!slot) {
+        PyErr_Format(PyExc_ImportError, "gnnoffload: torch.Tensor.%s is no descriptor",
+                     name);
+        return -1;
+    }
+    memcpy(&to->get, &slot, sizeof slot);
+    return 0;
+}
+
+static PyObject *read_with(const fast_getter *attribute, PyObject *tensor) {
+    return attribute->get(attribute->descriptor, tensor, (PyObject *)Py_TYPE(tensor));
+}
+
+/* The function behind tensor.detach, if it takes no arguments. */
+static int bind_detach(PyObject *tensor) {
+    PyObject *bound = PyObject_GetAttrString(tensor, "detach");
+    if (bound && PyCFunction_GetFlags(bound) == METH_NOARGS) {
+        detach_function = PyCFunction_GetFunction(bound);
+    }
+    PyErr_Clear();
+    Py_XDECREF(bound);
+    return 0;
 }
 
 static int bind_exchange(void) {
@@ -73,7 +111,7 @@ static int calibrate(void) {
     int64_t bytes;
     PyObject *tensor = gnn_make_bytes(16, 0, &address, &bytes), *held = NULL,
              *key = NULL;
-    if (tensor && (held = gnn_detach(tensor)) != NULL) {
+    if (tensor && bind_detach(tensor) == 0 && (held = gnn_detach(tensor)) != NULL) {
         Py_CLEAR(tensor);
         if (gnn_storage(held, &key, &bytes) == 0) {
             alone_count = CALL(use_count, key);
@@ -88,7 +126,8 @@ static int bind_torch(PyObject *torch) {
     int failed = get(torch, "Tensor", &tensor_type) < 0 || get(torch, "_C", &c) < 0 ||
                  get(torch, "nn", &nn) < 0 ||
                  get(nn, "Parameter", &parameter_type) < 0 ||
-                 get(tensor_type, "detach", &detach) < 0 ||
+                 bind_getter("_version", &get_version) < 0 ||
+                 bind_getter("_base", &get_base) < 0 ||
                  get(tensor_type, "as_strided", &as_strided) < 0 ||
                  get(tensor_type, "view", &view_as) < 0 ||
                  get(tensor_type, "untyped_storage", &untyped_storage) < 0 ||
@@ -116,9 +155,7 @@ int gnn_torch_bind(void) {
         PyObject **to;
         const char *text;
     } names[] = {
-        {&s_version, "_version"},
-        {&s_is_leaf, "is_leaf"},
-        {&s_base, "_base"},
+        {&s_detach, "detach"},
         {&s_cdata, "_cdata"},
         {&s_nbytes, "nbytes"},
         {&s_dtype, "dtype"},
@@ -176,7 +213,7 @@ bool gnn_is_plain(PyObject *tensor) {
 
 /* tensor._base, or the tensor itself where it is no view. New reference. */
 static PyObject *base_of(PyObject *tensor) {
-    PyObject *base = PyObject_GetAttr(tensor, s_base);
+    PyObject *base = read_with(&get_base, tensor);
     if (base == Py_None) {
         Py_DECREF(base);
         return Py_NewRef(tensor);
@@ -186,6 +223,16 @@ static PyObject *base_of(PyObject *tensor) {
         return Py_NewRef(tensor);
     }
     return base;
+}
+
+bool gnn_is_view(PyObject *tensor) {
+    PyObject *base = read_with(&get_base, tensor);
+    bool is_view = base != Py_None;
+    if (!base) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(base);
+    return is_view;
 }
 
 bool gnn_is_parameter(PyObject *tensor) {
@@ -232,16 +279,19 @@ int gnn_has_bits(PyObject *tensor) {
     return bits ? bits : is_true(CALL(is_zero, tensor));
 }
 
-int gnn_is_leaf(PyObject *tensor) {
-    return is_true(PyObject_GetAttr(tensor, s_is_leaf));
+bool gnn_is_exact_parameter(PyObject *tensor) {
+    return (PyObject *)Py_TYPE(tensor) == parameter_type;
 }
 
 PyObject *gnn_detach(PyObject *tensor) {
-    return CALL(detach, tensor);
+    if (detach_function && gnn_is_plain(tensor)) {
+        return detach_function(tensor, NULL);
+    }
+    return PyObject_CallMethodObjArgs(tensor, s_detach, NULL); // a subclass has its own
 }
 
 PyObject *gnn_version_object(PyObject *tensor) {
-    return PyObject_GetAttr(tensor, s_version);
+    return read_with(&get_version, tensor);
 }
 
 static int64_t to_int(PyObject *number) {
