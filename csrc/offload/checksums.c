@@ -10,7 +10,7 @@ enum { UNIT = 4096, UNITS_PER_REGION = 1 << 16, LANES = 8, BLOCK = LANES * 8 };
 static const int64_t REGION_BYTES = (int64_t)UNIT * UNITS_PER_REGION;
 
 gnn_status gnn_checksums_init(gnn_checksums *checksums, int64_t limit) {
-    checksums->n_regions = (limit + REGION_BYTES - 1) / REGION_BYTES;
+    checksums->n_regions = limit / REGION_BYTES + 1;
     checksums->regions =
         calloc((size_t)checksums->n_regions, sizeof *checksums->regions);
     GNN_REQUIRE(checksums->regions, GNN_ENOMEM, "link: no memory for checksums");

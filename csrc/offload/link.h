@@ -103,10 +103,10 @@ gnn_status gnn_link_ram_open(int64_t limit, int threads, gnn_link **link);
 void gnn_link_ram_hold(gnn_link *link, bool hold);
 void gnn_link_ram_fail(gnn_link *link, bool out, int64_t nth, gnn_status status);
 
-/* RAM to an unnamed file in `directory`; `limit` bytes at most. The file holds
- * activations, that is training data, unencrypted; no name leads to it and it goes
- * with the last descriptor. GNN_EIO naming the directory when it is missing,
- * unwritable, not a directory, or memory-backed (tmpfs, ramfs) unless
+/* RAM to an unnamed file in `directory`; `limit` bytes at most (0: always full). The
+ * file holds activations, that is training data, unencrypted; no name leads to it
+ * and it goes with the last descriptor. GNN_EIO naming the directory when it is
+ * missing, unwritable, not a directory, or memory-backed (tmpfs, ramfs) unless
  * allow_memory_backed. */
 typedef struct gnn_link_file_options {
     const char *directory;

@@ -154,8 +154,8 @@ static gnn_status open_link(file_link *link, const gnn_link_file_options *option
     int threads = options->threads ? options->threads : DEFAULT_THREADS;
     GNN_REQUIRE(threads >= 1 && threads <= 64, GNN_EINVAL,
                 "link_file: threads must be in 0..64, got %d", threads);
-    GNN_REQUIRE(options->limit > 0, GNN_EINVAL,
-                "link_file: limit must be at least 1 byte, got %lld",
+    GNN_REQUIRE(options->limit >= 0, GNN_EINVAL,
+                "link_file: limit must be 0 bytes or more, got %lld",
                 (long long)options->limit);
     GNN_TRY(gnn_spill_open(options->directory, options->allow_memory_backed,
                            options->direct, &link->file));

@@ -20,9 +20,6 @@ bool gnn_host_link_forked(const gnn_host_link *link) {
 
 gnn_status gnn_host_link_open(gnn_host_link *link, int64_t limit, int64_t align,
                               gnn_chunk_fn copy, int threads, int64_t chunk_bytes) {
-    GNN_REQUIRE(limit >= align, GNN_EINVAL,
-                "link: limit must be at least %lld, got %lld", (long long)align,
-                (long long)limit);
     GNN_REQUIRE(threads >= 1 && threads <= 64, GNN_EINVAL,
                 "link: threads must be in 1..64, got %d", threads);
     link->owner = getpid();

@@ -105,9 +105,14 @@ static void test_directories(void) {
     }
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     CHECK(!rmdir(made));
-    gnn_link_file_options none = {.directory = disk, .limit = 0};
+    gnn_link_file_options none = {.directory = disk, .limit = -1};
     gnn_link *link;
+    gnn_slot slot;
     CHECK(gnn_link_file_open(&none, &link) == GNN_EINVAL);
+    none.limit = 0; // a disk with no space left: opens, and is always full
+    CHECK(gnn_link_file_open(&none, &link) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, 1, &slot) == GNN_EFULL);
+    link->ops->close(link);
     gnn_link_file_options shm = {"/dev/shm", MIB, 1, true, true};
     gnn_link_stats stats;
     CHECK(gnn_link_file_open(&shm, &link) == GNN_OK);
