@@ -1,10 +1,12 @@
 # Builds each tests/c/test_*.c with the C rooms (no torch, no Python) and runs it.
-# Called by `make ctest` from the repository root. T=test_status runs one.
-OUT := build/ctest
+# Called by `make ctest` from the repository root. T=test_status runs one;
+# SANITIZE=thread looks for races instead of wrong addresses.
+SANITIZE ?= address,undefined
+OUT := build/ctest$(if $(filter thread,$(SANITIZE)),-thread)
 CC ?= cc
 CFLAGS := -std=c11 -O1 -g -fexceptions -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
     -Wstrict-prototypes -ffp-contract=fast -fno-omit-frame-pointer \
-    -fsanitize=address,undefined -fno-sanitize-recover=all \
+    -fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
     $(if $(filter 1,$(GNNOFFLOAD_WERROR)),-Werror)
 CPPFLAGS := -D_GNU_SOURCE -Icsrc -Itests/c
 
@@ -25,7 +27,7 @@ $(TESTS): %: $(OUT)/%
 	@timeout 120 $(OUT)/$@ && touch $(OUT)/$@.ok
 
 $(OUT)/test_%: $(OUT)/test_%.o $(OBJECTS) $(HELPERS)
-	@$(CC) -fsanitize=address,undefined $^ -lpthread -ldl -lm -o $@
+	@$(CC) -fsanitize=$(SANITIZE) $^ -lpthread -ldl -lm -o $@
 
 $(OUT)/%.o: %.c tests/c/ctest.mk | $(OUT)
 	@echo "  CC   $<"
