@@ -7,6 +7,7 @@
 #include "offload/cuda_api.h"
 #include "offload/file_faults.h"
 #include "offload/link.h"
+#include "offload/spill_file.h"
 
 typedef struct probe {
     const char *file_system;
@@ -59,6 +60,20 @@ static PyObject *spill_probe(PyObject *self, PyObject *args, PyObject *keywords)
     return Py_BuildValue("{s:s,s:N,s:d,s:d}", "file_system", result.file_system,
                          "direct", PyBool_FromLong(result.direct), "rate_out",
                          result.rate_out, "rate_in", result.rate_in);
+}
+
+static PyObject *file_system(PyObject *self, PyObject *path) {
+    const char *name, *text = PyUnicode_AsUTF8AndSize(path, NULL);
+    bool memory_backed;
+    (void)self;
+    if (!text) {
+        return NULL;
+    }
+    if (gnn_file_system_of(text, &name, &memory_backed) != GNN_OK) {
+        PyErr_SetString(PyExc_RuntimeError, gnn_message());
+        return NULL;
+    }
+    return Py_BuildValue("(sN)", name, PyBool_FromLong(memory_backed));
 }
 
 PyDoc_STRVAR(
@@ -118,6 +133,7 @@ static PyObject *build_facts(PyObject *self, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"spill_probe", (PyCFunction)(void (*)(void))spill_probe,
      METH_VARARGS | METH_KEYWORDS, spill_probe_doc},
+    {"file_system", file_system, METH_O, "(name, memory-backed) of where a path is."},
     {"inject_file_fault", (PyCFunction)(void (*)(void))inject_file_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},
     {"file_fault_hits", file_fault_hits, METH_NOARGS, "Calls the fault now armed hit."},

@@ -144,6 +144,11 @@ def test_a_share_is_of_what_the_process_could_fill(monkeypatch):
         monkeypatch.setitem(limits, name, None)
 
 
+def test_spill_directory_of_this_machine_is_a_place_to_write():
+    place = config.spill_directory()
+    assert os.path.isabs(place) and os.access(place, os.W_OK)
+
+
 def test_spill_directory_is_the_users_else_the_first_on_a_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("GNNOFFLOAD_SPILL_DIR", "/from/env")
     assert config.spill_directory() == "/from/env"
