@@ -1,0 +1,138 @@
+"""One variant in a process of its own: its memory is nobody else's.
+
+Reads one JSON argument, prints progress lines, and as its last line a JSON result.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+
+from gnnoffload import Graph
+from gnnoffload.demo import advection as adv
+from gnnoffload.demo import memory, variants
+from gnnoffload.demo.model import EDGE_INPUTS, flow_inputs, node_inputs
+from gnnoffload.demo.skill import HOURS, TILT
+from gnnoffload.mesh import icosphere
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    result = {"mmap_threshold_fixed": memory.fix_mmap_threshold()}
+    baseline = memory.status()["VmHWM"]
+    torch.ones(256, 256) @ torch.ones(
+        256, 256
+    )  # thread pools start: their stacks count
+    data = memory.status()["VmData"]
+    if job.get("limit"):
+        memory.limit_data(job["limit"])
+    try:
+        result |= measure(job)
+        result["finished"] = True
+    except (RuntimeError, MemoryError) as error:
+        if not job.get("limit"):
+            raise
+        result["finished"] = False
+        result["error"] = str(error).strip().splitlines()[0]
+    result |= {"baseline_bytes": baseline, "baseline_data_bytes": data}
+    result["peak_resident_bytes"] = result.pop("hwm", 0) - baseline
+    print("result " + json.dumps(result), flush=True)
+
+
+def measure(job: dict) -> dict:
+    """A first step (gradients to a file), `steps` timed ones, then a counting one."""
+    variant = job["variant"]
+    mesh = icosphere(job["level"])
+    model = variants.build(variant, job["width"], job["layers"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    nodes, edges, target = data(mesh)
+    graph = mesh.edge_index
+    if variant != "stock":
+        graph = Graph(graph, (mesh.num_nodes, mesh.num_nodes))
+    around = variants.context(variant, job.get("budget"), job.get("spill_dir"))
+    held = EngineTrace(around) if variant == "offload" else None
+    if held:
+        held.watch(model)
+
+    def step(context=around):
+        with context:
+            loss = (model(nodes, graph, edges) - target).square().mean()
+        loss.backward()
+        return loss.item()
+
+    seconds, windows = [], []
+    for k in range(1 + job["steps"]):
+        begin = time.monotonic()
+        loss = step()
+        if k == 0:
+            np.save(job["gradients"], variants.gradients(model).numpy())
+            first_loss = loss
+        optimizer.step()
+        optimizer.zero_grad()
+        end = time.monotonic()
+        seconds.append(end - begin)
+        windows.append((begin, end))
+        print(f"progress {(k + 1) / (1 + job['steps'] + job['count']):.4f}", flush=True)
+
+    result = {
+        "hwm": memory.status()["VmHWM"],
+        "first_step_seconds": seconds[0],
+        "seconds_per_step": float(np.median(seconds[1:])) if job["steps"] else None,
+        "windows": windows,
+        "first_loss": first_loss,
+        "bytes_out": 0,
+        "bytes_in": 0,
+        "hidden_fraction": None,
+    }
+    if variant == "offload":
+        report = around.report()
+        result |= {
+            "peak_saved_bytes": report.peak_counted,
+            "bytes_out": report.bytes_out,
+            "bytes_in": report.bytes_in,
+            "hidden_fraction": report.hidden_fraction,
+            "report": report.to_dict(),
+            "trace": held.points,
+        }
+    elif job["count"]:
+        counter = memory.SavedBytes(model.parameters())
+        with counter.counting():  # around backward too: a checkpoint saves there
+            step()
+        result["peak_saved_bytes"] = counter.peak
+    return result
+
+
+def data(mesh):
+    """Inputs and the exact increment of one step, in float32."""
+    flow = adv.tilted(TILT)
+    now, later = (adv.exact(mesh, flow, hours) for hours in (0, HOURS))
+    wind, along = flow_inputs(mesh, flow, HOURS)
+    nodes = node_inputs(torch.as_tensor(now).float(), wind)
+    edges = torch.cat([mesh.edge_features(), along[:, None]], dim=1)
+    assert edges.size(1) == EDGE_INPUTS
+    return nodes, edges, torch.as_tensor(later - now).float()
+
+
+class EngineTrace:
+    """Bytes that the engine holds, noted before and after each block, both ways."""
+
+    def __init__(self, off):
+        self.off, self.points = off, []
+
+    def note(self, *_):
+        self.points.append((time.monotonic(), self.off.state()["resident"]))
+
+    def watch(self, model):
+        for block in model.processor:
+            block.register_forward_pre_hook(self.note)
+            block.register_forward_hook(self._after)
+
+    def _after(self, module, inputs, outputs):
+        self.note()
+        outputs[1].register_hook(self.note)
+
+
+if __name__ == "__main__":
+    main()
