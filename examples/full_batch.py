@@ -2,10 +2,10 @@
 
     python examples/full_batch.py --nodes 2.4e6
 
-A Kronecker (R-MAT) graph with 25.26 undirected edges a node, 100 features and 47 classes
-as ogbn-products has, and a 3-layer SAGE of width 256 with mean aggregation. A single
-message tensor [E, 256] would take 63 GB in bfloat16 and 127 GB in float32; no layer here
-makes one. With `--budget` what backward needs beyond it goes to the spill file.
+A Kronecker (R-MAT) graph with 25.26 undirected edges a node, 100 features and 47
+classes as ogbn-products has, and a 3-layer SAGE of width 256 with mean aggregation. One
+message tensor [E, 256] would take 63 GB in bfloat16, 127 GB in float32; no layer
+here makes one. With `--budget` what backward needs beyond it goes to the spill file.
 """
 
 import argparse

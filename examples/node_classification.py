@@ -3,10 +3,11 @@
     python examples/node_classification.py --data tolokers.npz --model sage
 
 Reads the npz format of the heterophilous-graphs benchmark (Platonov et al., ICLR 2023,
-arXiv 2302.11640; github.com/yandex-research/heterophilous-graphs): node_features [N, F],
-node_labels [N] of 0 and 1, edges [E, 2] each stored once, and {train,val,test}_masks
-[10, N]. The network is that benchmark's: residual blocks x + f(LayerNorm(x)), full
-batch. Prints ROC-AUC on the test nodes at the step with the best validation figure.
+arXiv 2302.11640; github.com/yandex-research/heterophilous-graphs): node_features
+[N, F], node_labels [N] of 0 and 1, edges [E, 2] each stored once, and
+{train,val,test}_masks [10, N]. The network is that benchmark's: residual blocks
+x + f(LayerNorm(x)), full batch. Prints ROC-AUC on the test nodes at the step with the
+best validation figure.
 """
 
 import argparse

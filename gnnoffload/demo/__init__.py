@@ -9,16 +9,18 @@ import argparse
 import json
 from pathlib import Path
 
-from gnnoffload import config
-from gnnoffload.demo import processes, run, table
-from gnnoffload.demo.summary import summary
+from gnnoffload import config, offload
 from gnnoffload.errors import SpillError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs it; writes demo.json and demo.png. Returns the exit status."""
+    # Imported here because the jobs run as `python -m gnnoffload.demo.<job>`.
+    from gnnoffload.demo import processes, run, table
+    from gnnoffload.demo.summary import summary
+
     parser = _parser()
-    settings = _settings(parser, parser.parse_args(argv))
+    settings = run.Settings(**_settings(parser, parser.parse_args(argv)))
     try:
         found = run.run(settings)
     except KeyboardInterrupt:
@@ -62,11 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(parser: argparse.ArgumentParser, options: argparse.Namespace):
+def _settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict:
     """The options, checked; a mistake ends the process with one line."""
     given = vars(options)
-    if given.pop("device") != "cpu":
-        parser.error(f"--device: only cpu works in this version, got {options.device}")
+    device = given.pop("device")
+    if device != "cpu":
+        parser.error(f"--device: only cpu works in this version, got {device}")
     for name, least, most in (
         ("level", 1, 9),
         ("width", 1, 4096),
@@ -81,7 +84,7 @@ def _settings(parser: argparse.ArgumentParser, options: argparse.Namespace):
         for name in ("budget", "limit"):
             if given[name] is not None:
                 given[name] = config.parse_bytes(given[name], f"--{name}")
-        config.spill_directory(options.spill_dir)
+        offload(budget=0, spill_dir=options.spill_dir)  # can it be used?
     except (ValueError, TypeError, SpillError) as error:
         parser.error(str(error))
-    return run.Settings(**given)
+    return given

@@ -2,7 +2,9 @@
 
 Nodes carry the field and the wind in their own frame, edges their geometry and the wind
 along them. Every input is local, nothing says where on the sphere a node is, so what is
-learned for one axis holds for another.
+learned for one axis holds for another. The decoder gives a coefficient for each edge: a
+learned finite-difference stencil (Bar-Sinai et al., PNAS 116, 2019), so that a constant
+field stays constant whatever was learned.
 """
 
 import numpy as np
@@ -12,12 +14,17 @@ from torch import Tensor, nn
 from gnnoffload.demo.advection import Flow
 from gnnoffload.mesh import Icosphere
 from gnnoffload.nn import InteractionNetwork
+from gnnoffload.ops import spmm
 
 NODE_INPUTS, EDGE_INPUTS = 3, 5
 
 
 class MeshGNN(nn.Module):
-    """Predicts the scaled increment of a field over one time step.
+    """Predicts the increment of a field over one time step.
+
+        increment_i = g_i * sum over edges j -> i of  c_ij (h_j - h_i)
+
+    with g from the last node states and c from the last edge states.
 
     Args:
         width: C, of all node and edge states.
@@ -30,14 +37,20 @@ class MeshGNN(nn.Module):
         self.node_encoder = _mlp(NODE_INPUTS, width, width, norm=True)
         self.edge_encoder = _mlp(EDGE_INPUTS, width, width, norm=True)
         self.processor = nn.ModuleList(blocks)
-        self.decoder = _mlp(width, width, 1, norm=False)
+        self.node_decoder = nn.Linear(width, 1)
+        self.edge_decoder = nn.Linear(width, 1)
 
     def forward(self, nodes: Tensor, graph, edges: Tensor) -> Tensor:
-        """nodes [N, 3], edges [E, 5] -> increment [N] in the training data's units."""
+        """nodes [N, 3], the field first; edges [E, 5] -> increment [N]."""
         x, e = self.node_encoder(nodes), self.edge_encoder(edges)
         for block in self.processor:
             x, e = block(x, graph, e)
-        return self.decoder(x).squeeze(1)
+        gain = 1 + self.node_decoder(x).squeeze(1)
+        weight = self.edge_decoder(e).squeeze(1)
+        field = nodes[:, 0]
+        both = torch.stack([field, torch.ones_like(field)], dim=1)
+        sums = spmm(graph, both, weight, size=(len(field), len(field)))
+        return gain * (sums[:, 0] - field * sums[:, 1])
 
 
 def mesh_gnn(width: int, layers: int, block=InteractionNetwork) -> MeshGNN:

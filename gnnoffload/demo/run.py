@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gnnoffload import config
+from gnnoffload import _C, config
 from gnnoffload.demo import processes
 from gnnoffload.demo.progress import progress
 
@@ -45,7 +45,7 @@ def run(settings: Settings) -> dict:
     spill_dir = config.spill_directory(settings.spill_dir)
     found = {
         "settings": vars(settings) | {"spill_dir": spill_dir},
-        "file_system": config.file_system(spill_dir),
+        "file_system": _C.file_system(spill_dir)[0],
         "rows": {},
         "samples": {},
         "limited": {},

@@ -57,7 +57,8 @@ def build(variant: str, width: int, layers: int, seed: int = 0) -> MeshGNN:
 
 def gradients(model: MeshGNN) -> Tensor:
     """All gradients as one vector, in the order and shape of the plain model's."""
-    coders = (model.node_encoder, model.edge_encoder, model.decoder)
+    coders = (model.node_encoder, model.edge_encoder)
+    coders += (model.node_decoder, model.edge_decoder)
     found = [p.grad for module in coders for p in module.parameters()]
     for block in model.processor:
         grads = {name: p.grad for name, p in block.named_parameters()}

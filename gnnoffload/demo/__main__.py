@@ -1,8 +1,0 @@
-"""python -m gnnoffload.demo"""
-
-import sys
-
-from gnnoffload.demo import main
-
-if __name__ == "__main__":
-    sys.exit(main())
