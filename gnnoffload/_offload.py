@@ -41,7 +41,7 @@ class _Lane:
     """One engine over one link, and the reports of its finished passes."""
 
     def __init__(self, settings):
-        self.settings = settings
+        self.settings = settings = settings | {"host_limit": _host_limit(settings)}
         budget = settings["budget"]
         self.engine = _C.open_engine(
             store=settings["store"],
@@ -77,7 +77,7 @@ _lanes_lock = threading.Lock()
 
 def _lane_for(settings):
     """The process-wide lane for equal settings."""
-    key = tuple(sorted(settings.items()))
+    key = tuple(settings.items())
     with _lanes_lock:
         lane = _lanes.get(key)
         if lane is None:
@@ -382,10 +382,6 @@ def _settings(
         spill_dir = spill_directory(spill_dir)
     if host_limit is not None:
         host_limit = parse_bytes(host_limit, "offload: host_limit")
-    elif store == "ram":
-        host_limit = default_host_limit()
-    else:
-        host_limit = _free_disk(spill_dir)
     window = 256 << 20
     if budget != "auto":
         window = min(window, max(16 << 20, budget // 16))
@@ -404,6 +400,18 @@ def _settings(
         "on_full": on_full,
         "memory_backed": os.environ.get("GNNOFFLOAD_MEMORY_BACKED") == "1",
     }
+
+
+def _host_limit(settings):
+    """The limit given, else the default of this moment.
+
+    Not a part of what makes settings equal: free space changes from step to step.
+    """
+    if settings["host_limit"] is not None:
+        return settings["host_limit"]
+    if settings["store"] == "ram":
+        return default_host_limit()
+    return _free_disk(settings["spill_dir"])
 
 
 def _free_disk(directory):

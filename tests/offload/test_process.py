@@ -155,6 +155,34 @@ def test_ctrl_c_while_backward_waits_for_the_disk(where):
     )
 
 
+def test_ctrl_c_while_forward_waits_for_room(where):
+    run(
+        """
+        off = go.offload(0, spill_dir=where, min_bytes=1, inflight=1)
+        x, weights = leaves(4, 4)
+        _C.inject_file_fault("pwrite", errno.EAGAIN)  # no write makes progress
+        sent = []
+        def interrupt():
+            while not _C.file_fault_hits():
+                time.sleep(0.01)
+            time.sleep(0.1)
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt).start()
+        try:
+            with off:
+                chain(x, weights)
+        except KeyboardInterrupt:
+            took = time.monotonic() - sent[0]
+        assert took < 1, took
+        off._lane.engine.drain()
+        _C.inject_file_fault()
+        assert same(gradients(4, 4, off), gradients(4, 4))
+        """,
+        where,
+    )
+
+
 # -------------------------------------------------------------------------------- fork
 
 
@@ -422,3 +450,26 @@ def test_the_page_cache_is_no_hidden_tier(where, direct):
     assert page_cache == (0 if direct else 1)
     limit = 0 if direct else spilled // 20
     assert out <= limit and back <= limit, printed
+
+
+@pytest.mark.law(5)
+def test_steady_state_opens_and_starts_nothing(where):
+    """After two passes: no descriptor, no thread, no byte of the file is added."""
+    run(
+        """
+        def seen():
+            threads = len(os.listdir("/proc/self/task"))
+            files = len(os.listdir("/proc/self/fd"))
+            return threads, files, off.state()["tier_bytes"]
+        off = go.offload(0, spill_dir=where, min_bytes=1)
+        for _ in range(2):
+            gradients(6, 2, off)
+        settled = seen()
+        for _ in range(10):
+            gradients(6, 2, go.offload(0, spill_dir=where, min_bytes=1))
+        assert seen() == settled, (seen(), settled)
+        state = off.state()
+        assert state["tier_bytes"] <= 1.05 * state["slot_peak"], state
+        """,
+        where,
+    )
