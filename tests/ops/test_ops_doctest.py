@@ -1,0 +1,13 @@
+"""The examples in the docstrings of the ops and of Graph are true."""
+
+import doctest
+
+import pytest
+
+from gnnoffload import graph, ops
+
+
+@pytest.mark.parametrize("module", [graph, ops], ids=lambda module: module.__name__)
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0
