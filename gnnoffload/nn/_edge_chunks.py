@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gnnoffload._dispatch import spmm
 from gnnoffload.graph import Graph
-from gnnoffload.ops import spmm
 
 CHUNK_BYTES = 1 << 20  # of messages: they stay in a core's second-level cache
 
@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
 
     def sum_rows(self, messages):
         """[n, F] -> [rows, F]"""
-        return spmm(self.segments, messages)
+        return spmm(messages, None, None, None, self.segments.args())
 
     def spread_rows(self, x):
         """[N, F] -> [n, F]: the own row of each entry"""

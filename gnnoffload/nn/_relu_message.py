@@ -51,8 +51,9 @@ def _result_dtype(x, edge_attr, weight):
 
 def _sum_of(chunk, x, edge_attr, weight, bias):
     """The rows of y that belong to one chunk."""
-    message = _project(chunk.edges_of(edge_attr), weight, bias)
-    message = message + x.index_select(0, chunk.neighbour)
+    edge = _project(chunk.edges_of(edge_attr), weight, bias)
+    message = x.index_select(0, chunk.neighbour)
+    message = message.add_(edge) if edge.dtype is message.dtype else message + edge
     return chunk.sum_rows(message.relu_())
 
 
