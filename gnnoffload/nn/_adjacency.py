@@ -94,6 +94,10 @@ def _from_sparse_tensor(adj, reverse, n_src, n_dst):
 
 
 def _check_size(size, n_src, n_dst):
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise ValueError(
+            f"size must be (number of sources, number of destinations), got {size!r}"
+        )
     for expected, got in zip(size, (n_src, n_dst), strict=True):
         if expected is not None and got is not None and expected != got:
             raise ValueError(

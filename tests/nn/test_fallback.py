@@ -237,6 +237,10 @@ def test_malformed_inputs_raise_as_in_pyg():
         layer(X, EDGES[0])
     with pytest.raises(ValueError):
         layer(X, EDGES + 4)
+    with pytest.raises(ValueError, match=r"size must be .*, got \(4,\)"):
+        layer(X, EDGES, size=(4,))
+    with pytest.raises(ValueError, match="1-based"):
+        layer(X, torch.tensor([[1, 2], [2, 4]]))
     with pytest.raises(ValueError, match="tuple"):
         nn.GCNConv(5, 3)((X, X), EDGES)
     with pytest.raises(ValueError, match="target_to_source"):
