@@ -199,7 +199,7 @@ int gnn_tensor_read(PyObject *tensor, gnn_tensor_view *view) {
         .strides = dl.strides,
         .itemsize = itemsize,
         .numel = numel,
-        .lo = low * itemsize,
+        .lo = numel > 0 ? low * itemsize : 0,
         .hi = numel > 0 ? (high + 1) * itemsize : 0,
         .on_cpu = dl.device_type == DL_CPU,
     };
