@@ -1,9 +1,9 @@
 """Encode, process, decode: the mesh GNN that steps a field on the sphere.
 
-Nodes carry the field and the wind in their own frame, edges their geometry and the wind
-along them. Every input is local, nothing says where on the sphere a node is, so what is
-learned for one axis holds for another. The decoder gives a coefficient for each edge: a
-learned finite-difference stencil (Bar-Sinai et al., PNAS 116, 2019), so that a constant
+It learns a discretisation (Bar-Sinai et al., PNAS 116, 2019): from the wind at the
+nodes and the geometry of the edges it makes a stencil, one coefficient for each edge,
+that takes a field one time step further. Every input is local, nothing says where on
+the sphere a node is, so what is learned for one axis holds for another; and a constant
 field stays constant whatever was learned.
 """
 
@@ -16,11 +16,11 @@ from gnnoffload.mesh import Icosphere
 from gnnoffload.nn import InteractionNetwork
 from gnnoffload.ops import spmm
 
-NODE_INPUTS, EDGE_INPUTS = 3, 5
+NODE_INPUTS, EDGE_INPUTS = 2, 5
 
 
 class MeshGNN(nn.Module):
-    """Predicts the increment of a field over one time step.
+    """Wind and geometry -> stencil.
 
         increment_i = g_i * sum over edges j -> i of  c_ij (h_j - h_i)
 
@@ -34,40 +34,38 @@ class MeshGNN(nn.Module):
 
     def __init__(self, width: int, blocks):
         super().__init__()
-        self.node_encoder = _mlp(NODE_INPUTS, width, width, norm=True)
-        self.edge_encoder = _mlp(EDGE_INPUTS, width, width, norm=True)
+        self.node_encoder = _mlp(NODE_INPUTS, width)
+        self.edge_encoder = _mlp(EDGE_INPUTS, width)
         self.processor = nn.ModuleList(blocks)
         self.node_decoder = nn.Linear(width, 1)
         self.edge_decoder = nn.Linear(width, 1)
 
-    def forward(self, nodes: Tensor, graph, edges: Tensor) -> Tensor:
-        """nodes [N, 3], the field first; edges [E, 5] -> increment [N]."""
-        x, e = self.node_encoder(nodes), self.edge_encoder(edges)
+    def forward(self, wind: Tensor, graph, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """wind [N, 2], edges [E, 5] -> gain [N, 1] and coefficients [E]."""
+        x, e = self.node_encoder(wind), self.edge_encoder(edges)
         for block in self.processor:
             x, e = block(x, graph, e)
-        gain = 1 + self.node_decoder(x).squeeze(1)
-        weight = self.edge_decoder(e).squeeze(1)
-        field = nodes[:, 0]
-        both = torch.stack([field, torch.ones_like(field)], dim=1)
-        sums = spmm(graph, both, weight, size=(len(field), len(field)))
-        return gain * (sums[:, 0] - field * sums[:, 1])
+        return 1 + self.node_decoder(x), self.edge_decoder(e).squeeze(1)
+
+
+def advance(graph, stencil: tuple[Tensor, Tensor], fields: Tensor) -> Tensor:
+    """fields [N, K] one time step later."""
+    gain, weight = stencil
+    size = (len(fields), len(fields))
+    total = spmm(graph, torch.ones(len(fields), 1), weight, size=size)
+    return fields + gain * (spmm(graph, fields, weight, size=size) - fields * total)
 
 
 def mesh_gnn(width: int, layers: int, block=InteractionNetwork) -> MeshGNN:
     return MeshGNN(width, [block(width) for _ in range(layers)])
 
 
-def node_inputs(field: Tensor, wind: Tensor) -> Tensor:
-    """field [N], wind [N, 2] -> [N, 3]."""
-    return torch.cat([field[:, None], wind], dim=1)
-
-
-def flow_inputs(mesh: Icosphere, flow: Flow, hours: float) -> tuple[Tensor, Tensor]:
-    """What the model is told of the wind, as distances moved in one step.
+def inputs(mesh: Icosphere, flow: Flow, hours: float) -> tuple[Tensor, Tensor]:
+    """What the model is told, with winds as distances moved in one step.
 
     Returns:
-        wind [N, 2] east and north, and along [E], the part of the destination's wind
-        that comes along the edge; both over the mean length of the finest edges.
+        wind [N, 2], east and north, over the mean length of the finest edges; edges
+        [E, 5], their geometry and the part of the destination's wind along them.
     """
     moved = flow.wind(mesh.points) * hours / finest_length(mesh)
     wind = np.einsum("nij,nj->ni", mesh.frames[:, :2], moved)
@@ -75,13 +73,15 @@ def flow_inputs(mesh: Icosphere, flow: Flow, hours: float) -> tuple[Tensor, Tens
     towards = mesh.points[destination] - mesh.points[source]
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
     along = np.einsum("ej,ej->e", towards, moved[destination])
-    return torch.as_tensor(wind).float(), torch.as_tensor(along).float()
+    along = torch.as_tensor(along).float()
+    edges = torch.cat([mesh.edge_features(), along[:, None]], dim=1)
+    return torch.as_tensor(wind).float(), edges
 
 
 def finest_length(mesh: Icosphere) -> float:
     return float(mesh.edge_lengths[mesh.edge_level == mesh.level].mean())
 
 
-def _mlp(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequential:
-    layers = [nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs)]
-    return nn.Sequential(*layers, *([nn.LayerNorm(outputs)] if norm else []))
+def _mlp(inputs: int, width: int) -> nn.Sequential:
+    layers = [nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width)]
+    return nn.Sequential(*layers, nn.LayerNorm(width))

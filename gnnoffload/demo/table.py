@@ -137,13 +137,15 @@ def _print_table(header: list[str], body: list[list[str]], title: str) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
+        )
         for k, name in enumerate(header):
-            table.add_column(name, justify="left" if k == 0 else "right")
+            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=True)
         for row in body:
             table.add_row(*row)
         # Lines longer than the terminal are better than cells cut short.
-        Console(width=max(100, Console().width)).print(table)
+        Console(width=max(120, Console().width)).print(table)
         return
     print(title)
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]

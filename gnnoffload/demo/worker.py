@@ -13,7 +13,7 @@ import torch
 from gnnoffload import Graph
 from gnnoffload.demo import advection as adv
 from gnnoffload.demo import memory, variants
-from gnnoffload.demo.model import EDGE_INPUTS, flow_inputs, node_inputs
+from gnnoffload.demo.model import advance, inputs
 from gnnoffload.demo.skill import HOURS, TILT
 from gnnoffload.mesh import icosphere
 
@@ -47,7 +47,7 @@ def measure(job: dict) -> dict:
     mesh = icosphere(job["level"])
     model = variants.build(variant, job["width"], job["layers"])
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    nodes, edges, target = data(mesh)
+    (wind, edges), now, later = data(mesh)
     graph = mesh.edge_index
     if variant != "stock":
         graph = Graph(graph, (mesh.num_nodes, mesh.num_nodes))
@@ -58,7 +58,8 @@ def measure(job: dict) -> dict:
 
     def step(context=around):
         with context:
-            loss = (model(nodes, graph, edges) - target).square().mean()
+            stencil = model(wind, graph, edges)
+            loss = (advance(graph, stencil, now) - later).square().mean()
         loss.backward()
         return loss.item()
 
@@ -105,14 +106,11 @@ def measure(job: dict) -> dict:
 
 
 def data(mesh):
-    """Inputs and the exact increment of one step, in float32."""
+    """Inputs, the field [N, 1] and the exact one a step later, in float32."""
     flow = adv.tilted(TILT)
-    now, later = (adv.exact(mesh, flow, hours) for hours in (0, HOURS))
-    wind, along = flow_inputs(mesh, flow, HOURS)
-    nodes = node_inputs(torch.as_tensor(now).float(), wind)
-    edges = torch.cat([mesh.edge_features(), along[:, None]], dim=1)
-    assert edges.size(1) == EDGE_INPUTS
-    return nodes, edges, torch.as_tensor(later - now).float()
+    now, later = (adv.exact(mesh, flow, hours)[:, None] for hours in (0, HOURS))
+    now, later = torch.as_tensor(now).float(), torch.as_tensor(later).float()
+    return inputs(mesh, flow, HOURS), now, later
 
 
 class EngineTrace:
