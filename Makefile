@@ -11,7 +11,7 @@ export TORCH TORCH_INDEX PYTHON VENV CC V
 
 PY := "$(VENV)/bin/python"
 PYTEST := $(PY) -m pytest -q
-C_FILES := $(wildcard csrc/*/*.c csrc/*/*.h csrc/*.h tests/c/*.c tests/c/*.h)
+C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] tests/c/*.[ch] tests/*/*.cpp)
 OP ?= spmm
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ check: build lint ctest ## before each commit: format, lint, C tests, fast tests
 ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
 
-bench: build ## measure: OP=spmm|minibatch|hooks
+bench: build ## measure: OP=spmm|minibatch|hooks|offload
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)
 
 lint: venv
