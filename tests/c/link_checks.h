@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -118,6 +119,17 @@ static inline void check_child(gnn_link *link, gnn_slot slot, gnn_ticket ticket)
     }
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
     CHECK(WEXITSTATUS(status) == 0);
+}
+
+/* The descriptor of this process whose file has no name. */
+static inline int spill_descriptor(void) {
+    struct stat info;
+    for (int fd = 3; fd < 64; fd++) {
+        if (!fstat(fd, &info) && S_ISREG(info.st_mode) && info.st_nlink == 0) {
+            return fd;
+        }
+    }
+    return -1;
 }
 
 #endif

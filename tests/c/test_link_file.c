@@ -6,8 +6,8 @@
 
 #include <dirent.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 
 static const char *const disk = "/var/tmp";
 
@@ -166,6 +166,49 @@ static void test_unnamed(void) {
     CHECK(!rmdir(made));
 }
 
+/* What was moved out, and read back, is not in memory as page cache either. */
+static void test_page_cache(bool direct) {
+    enum { PAGES = 2048 };
+    static unsigned char resident[PAGES];
+    gnn_link *link = open_link(64 * MIB, direct);
+    char *near = malloc(8 * (size_t)MIB);
+    gnn_slot slot;
+    gnn_ticket ticket;
+    fill(near, 8 * MIB, 1);
+    CHECK(link->ops->slot_alloc(link, 8 * MIB, &slot) == GNN_OK && slot.offset == 0);
+    void *view =
+        mmap(NULL, 8 * (size_t)MIB, PROT_READ, MAP_SHARED, spill_descriptor(), 0);
+    CHECK(view != MAP_FAILED);
+    for (int out = 1; out >= 0; out--) {
+        gnn_status status = out ? link->ops->put(link, slot, near, 0, &ticket)
+                                : link->ops->get(link, slot, near, 0, 0, &ticket);
+        CHECK(status == GNN_OK);
+        finish(link, ticket);
+        int cached = 0;
+        CHECK(!mincore(view, 8 * (size_t)MIB, resident));
+        for (int p = 0; p < PAGES; p++) {
+            cached += resident[p] & 1;
+        }
+        CHECK(cached <= PAGES / 20);
+    }
+    munmap(view, 8 * (size_t)MIB);
+    link->ops->close(link);
+    free(near);
+}
+
+static void test_limit(void) {
+    gnn_link *link = open_link(3 * MIB, true);
+    gnn_slot slot;
+    gnn_link_stats stats;
+    CHECK(link->ops->slot_alloc(link, 2 * MIB, &slot) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, MIB - 4096, &slot) == GNN_OK);
+    link->ops->stats(link, &stats);
+    CHECK(stats.tier_bytes <= 3 * MIB); // growing ahead of need stops there
+    CHECK(link->ops->slot_alloc(link, 4096, &slot) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, 1, &slot) == GNN_EFULL);
+    link->ops->close(link);
+}
+
 /* A file-size limit stands for a full disk: the first slots fit, then the tier says
  * full, and goes on working; a freed slot is used again. */
 static void test_full(bool direct) {
@@ -222,7 +265,9 @@ int main(void) {
         test_threads(direct);
         test_many(direct);
         test_full(direct);
+        test_page_cache(direct);
     }
+    test_limit();
     test_directories();
     test_memory_backed();
     test_unnamed();

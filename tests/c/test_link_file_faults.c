@@ -153,17 +153,6 @@ static void test_direct_refused(void) {
     link->ops->close(link);
 }
 
-/* The descriptor of this process whose file has no name. */
-static int spill_descriptor(void) {
-    struct stat info;
-    for (int fd = 3; fd < 64; fd++) {
-        if (!fstat(fd, &info) && S_ISREG(info.st_mode) && info.st_nlink == 0) {
-            return fd;
-        }
-    }
-    return -1;
-}
-
 /* Somebody cuts the file: what was on it is gone, and is said to be gone, also when
  * a later write has made the file long again. */
 static void test_truncated(bool direct, bool grown_again) {
