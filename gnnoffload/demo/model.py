@@ -16,15 +16,16 @@ from gnnoffload.mesh import Icosphere
 from gnnoffload.nn import InteractionNetwork
 from gnnoffload.ops import spmm
 
-NODE_INPUTS, EDGE_INPUTS = 2, 5
+NODE_INPUTS, EDGE_INPUTS, PASSES = 2, 5, 2
 
 
 class MeshGNN(nn.Module):
     """Wind and geometry -> stencil.
 
-        increment_i = g_i * sum over edges j -> i of  c_ij (h_j - h_i)
+        h_i + g_i * sum over edges j -> i of  c_ij (h_j - h_i)
 
-    with g from the last node states and c from the last edge states.
+    with g from the last node states and c from the last edge states. A time step is
+    two such passes with stencils of their own, so it reaches two edges far.
 
     Args:
         width: C, of all node and edge states.
@@ -37,23 +38,25 @@ class MeshGNN(nn.Module):
         self.node_encoder = _mlp(NODE_INPUTS, width)
         self.edge_encoder = _mlp(EDGE_INPUTS, width)
         self.processor = nn.ModuleList(blocks)
-        self.node_decoder = nn.Linear(width, 1)
-        self.edge_decoder = nn.Linear(width, 1)
+        self.node_decoder = nn.Linear(width, PASSES)
+        self.edge_decoder = nn.Linear(width, PASSES)
 
     def forward(self, wind: Tensor, graph, edges: Tensor) -> tuple[Tensor, Tensor]:
-        """wind [N, 2], edges [E, 5] -> gain [N, 1] and coefficients [E]."""
+        """wind [N, 2], edges [E, 5] -> g [N, 2] and c [2, E]."""
         x, e = self.node_encoder(wind), self.edge_encoder(edges)
         for block in self.processor:
             x, e = block(x, graph, e)
-        return 1 + self.node_decoder(x), self.edge_decoder(e).squeeze(1)
+        return 1 + self.node_decoder(x), self.edge_decoder(e).t().contiguous()
 
 
 def advance(graph, stencil: tuple[Tensor, Tensor], fields: Tensor) -> Tensor:
     """fields [N, K] one time step later."""
-    gain, weight = stencil
-    size = (len(fields), len(fields))
-    total = spmm(graph, torch.ones(len(fields), 1), weight, size=size)
-    return fields + gain * (spmm(graph, fields, weight, size=size) - fields * total)
+    size, ones = (len(fields), len(fields)), torch.ones(len(fields), 1)
+    for gain, weight in zip(stencil[0].t(), stencil[1], strict=True):
+        total = spmm(graph, ones, weight, size=size)
+        change = spmm(graph, fields, weight, size=size) - fields * total
+        fields = fields + gain[:, None] * change
+    return fields
 
 
 def mesh_gnn(width: int, layers: int, block=InteractionNetwork) -> MeshGNN:

@@ -58,8 +58,8 @@ def _draw_forecast(figure, skill: dict) -> None:
     error = fields["model"] - fields["truth"]
     most = np.abs(error).max()
     panels = (
-        ("Truth", fields["truth"], "YlGnBu", (0, 1)),
-        ("Prediction", fields["model"], "YlGnBu", (0, 1)),
+        ("Truth", fields["truth"], "GnBu", (0, 1)),
+        ("Prediction", fields["model"], "GnBu", (0, 1)),
         ("Error", error, "RdBu_r", (-most, most)),
     )
     axes = figure.subplots(1, 3)

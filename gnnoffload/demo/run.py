@@ -35,7 +35,7 @@ class Settings:
     budget: int | None = None  # None: a half and a quarter of plain's saved bytes
     spill_dir: str | None = None
     limit: int | None = None  # None: half way between offload's and plain's peak
-    train_steps: int = 600
+    train_steps: int = 900
     seed: int = 0
     out: str = "out"
 

@@ -33,10 +33,10 @@ class Plan:
     level: int = 4
     width: int = 32
     layers: int = 2
-    steps: int = 600
+    steps: int = 900
     rate: float = 4e-3
     fields: int = 12  # stepped by one stencil at a time
-    unrolled: int = 24  # steps trained through at most; grows from 1
+    unrolled: int = 60  # steps trained through at most; grows from 1
     seed: int = 0
 
 
