@@ -36,8 +36,9 @@ def main() -> None:
             raise
         result["finished"] = False
         result["error"] = str(error).strip().splitlines()[0]
+    hwm = result.pop("hwm", None) or memory.status()["VmHWM"]
     result |= {"baseline_bytes": baseline, "baseline_data_bytes": data}
-    result["peak_resident_bytes"] = result.pop("hwm", 0) - baseline
+    result["peak_resident_bytes"] = hwm - baseline
     print("result " + json.dumps(result), flush=True)
 
 
