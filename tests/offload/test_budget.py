@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from conftest import assert_empty, gradients, x
+from offload_steps import assert_empty, gradients, x
 from torch import nn
 
 import gnnoffload as go

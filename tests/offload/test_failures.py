@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import assert_empty, assert_same, gradients, x
+from offload_steps import assert_empty, assert_same, gradients, x
 from torch import nn
 
 import gnnoffload as go

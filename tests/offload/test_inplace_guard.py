@@ -3,7 +3,7 @@ autograd's own check off; and only there."""
 
 import pytest
 import torch
-from conftest import assert_empty
+from offload_steps import assert_empty
 
 import gnnoffload as go
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import assert_empty, assert_same, gradients, x
+from offload_steps import assert_empty, assert_same, gradients, x
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from conftest import assert_empty, assert_same, gradients, x
+from offload_steps import assert_empty, assert_same, gradients, x
 from torch import nn
 from torch.nn import functional as F
 

@@ -71,3 +71,9 @@ def test_file_names_are_unique():
     names = Counter(Path(line).name for line in listed.stdout.splitlines())
     twice = {name for name, n in names.items() if n > 1} - repeated_by_design
     assert not twice
+
+
+def test_no_test_imports_from_conftest():
+    # There is one in each folder: which is meant depends on what pytest loaded first.
+    for path in ROOT.glob("tests/*/*.py"):
+        assert not re.search(r"^(from|import) conftest", path.read_text(), re.M), path
