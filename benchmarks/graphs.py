@@ -109,7 +109,6 @@ GRAPHS = {
     "mesh5": lambda: mesh(5),
     "arxiv-like": lambda: power_law(169_343, 1_190_000),
     "uniform": lambda: uniform(200_000, 16),
-    "uniform4x": lambda: uniform(262_144, 16),
     "kron18": lambda: kronecker(18, 2_900_000),
     "small": lambda: power_law(2_708, 11_200),
     "hub": hub,

@@ -1,0 +1,152 @@
+"""Timing shared by the benchmarks: contenders interleaved in one process, CPU time,
+per-round ratios, the STREAM triad, and the facts that make a number repeatable."""
+
+import ctypes
+import gc
+import json
+import platform
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def recycle_memory():
+    """Lets glibc keep freed blocks, for every contender alike.
+
+    By default a block of 32 MiB or more goes back to the kernel when freed, and a fresh
+    page costs more than the product that fills it: timings would compare page faults.
+    """
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 2**28)
+    except (OSError, AttributeError):
+        print("note: not glibc, freed memory may go back to the kernel")
+
+
+def interleave(contenders, rounds, clock=time.process_time, sample=4e-3, every=None):
+    """Runs all contenders in rotating order; returns {name: seconds per round}.
+
+    Args:
+        contenders: {name: function without arguments}; one warm-up call each.
+        sample: calls are repeated until one sample takes about this many seconds.
+        every: {name: k}, the contender joins each k-th round only (NaN elsewhere).
+    """
+    repeats = {}
+    for name, run in contenders.items():
+        run()
+        start = clock()
+        run()
+        repeats[name] = max(1, round(sample / max(clock() - start, 1e-7)))
+    names = list(contenders)
+    seconds = {name: [] for name in names}
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            for k in range(len(names)):
+                name = names[(k + turn) % len(names)]
+                if turn % (every or {}).get(name, 1):
+                    seconds[name].append(float("nan"))
+                    continue
+                run, n = contenders[name], repeats[name]
+                start = clock()
+                for _ in range(n):
+                    run()
+                seconds[name].append((clock() - start) / n)
+    finally:
+        gc.enable()
+    return seconds
+
+
+def median(seconds):
+    return statistics.median(s for s in seconds if s == s)
+
+
+def ratios(theirs, ours):
+    """Per-round ratio theirs / ours, for the rounds both ran."""
+    return [t / o for t, o in zip(theirs, ours, strict=True) if t == t and o == o]
+
+
+def quartiles(values):
+    """Lower quartile, median, upper quartile."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
+
+
+def triad_bandwidth(n=2**24, rounds=5, clock=time.process_time):
+    """Bytes per second of a = b + 3 c on float32 arrays far larger than the caches; all
+    three count once (STREAM's convention: no write-allocate). Best of rounds."""
+    a, b, c = (torch.ones(n) for _ in range(3))
+    best = float("inf")
+    for _ in range(rounds):
+        start = clock()
+        torch.add(b, c, alpha=3, out=a)
+        best = min(best, clock() - start)
+    return 12 * n / best
+
+
+def last_level_cache():
+    """Bytes of the largest cache of CPU 0."""
+    sizes = [2**20]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        unit = {"K": 2**10, "M": 2**20, "G": 2**30}[text[-1]]
+        sizes.append(int(text[:-1]) * unit)
+    return max(sizes)
+
+
+def cpu_model():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def facts(packages):
+    """What a reader needs to repeat the numbers: machine model, versions, commit."""
+    import gnnoffload as go
+    from gnnoffload import _C
+
+    versions = {"python": platform.python_version(), "gnnoffload": go.__version__}
+    for name in packages:
+        try:
+            versions[name] = __import__(name).__version__
+        except ImportError:
+            versions[name] = None
+    return {
+        "cpu": cpu_model(),
+        "isa": _C.isa() if hasattr(_C, "isa") else None,
+        "last_level_cache": last_level_cache(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _commit():
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def save(name, result):
+    """Writes benchmarks/results/<name>.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nwritten: benchmarks/results/{path.name}")
