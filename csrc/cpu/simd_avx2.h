@@ -112,6 +112,9 @@ SIMD_AVX2 double total_avx2_f64(__m256d v) {
         return widen_avx2_##D(_mm_loadu_si128((const __m128i *)(const void *)p));      \
     }                                                                                  \
     SIMD_AVX2 __m256 load_part_avx2_##D(const uint16_t *p, int n) {                    \
+        if (n == 8) {                                                                  \
+            return load_avx2_##D(p);                                                   \
+        }                                                                              \
         uint16_t part[8] = {0};                                                        \
         for (int k = 0; k < n; k++) {                                                  \
             part[k] = p[k];                                                            \

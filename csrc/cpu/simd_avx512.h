@@ -56,6 +56,10 @@ SIMD_AVX512 __m512 load_avx512_f32(const float *p) {
     return _mm512_loadu_ps(p);
 }
 SIMD_AVX512 __m512 load_part_avx512_f32(const float *p, int n) {
+    if (n <= 8) { // a long load that crosses a cache line costs two, masked or not
+        return _mm512_zextps256_ps512(
+            _mm256_maskz_loadu_ps((__mmask8)first_avx512(n), p));
+    }
     return _mm512_maskz_loadu_ps(first_avx512(n), p);
 }
 SIMD_AVX512 void store_avx512_f32(float *p, __m512 v) {

@@ -61,6 +61,9 @@ enum {
         store_base_##D(p, v);                                                          \
     }                                                                                  \
     SIMD_BASE vec_base_##D load_part_base_##D(const store_##D *p, int n) {             \
+        if (n == LANES_base_##D) {                                                     \
+            return load_base_##D(p);                                                   \
+        }                                                                              \
         vec_base_##D v = {0};                                                          \
         for (int k = 0; k < n; k++) {                                                  \
             v[k] = up_##D(p[k]);                                                       \

@@ -11,11 +11,15 @@
 #include <inttypes.h>
 
 enum {
-    MAX_VECTORS = 8, // accumulators per tile
+    MAX_VECTORS_avx512 = 8, // accumulators per tile
+    MAX_VECTORS_avx2 = 8,
+    MAX_VECTORS_base = 4,
     CACHE_LINE = 64,
     AHEAD_BYTES = 8192, // x rows are asked for this many bytes ahead of their use
     AHEAD_MIN = 8,      // but at least and at most so many entries
     AHEAD_MAX = 32,
+    AHEAD_NEAR = 8,         // entries ahead when x fits near the core
+    NEAR_BYTES = 1 << 22,   // x up to this size counts as near
     STREAM_BYTES = 1 << 24, // y beyond this goes past the caches
     MAX_COEFS = 2 *
         GNN_WORK // the whole rows of an item: starts within one item's units
@@ -27,6 +31,7 @@ typedef struct spmm_view {
     const int32_t *col;
     int64_t n_edges, n_features, x_stride;
     int64_t ahead; // prefetch distance in entries
+    bool far;      // x does not stay near the core
     bool stream;   // y is too large to stay in cache: write around it
     const void *x, *row_scale;
     void *y;
@@ -248,13 +253,15 @@ gnn_status gnn_spmm_cpu(const gnn_spmm_args *args) {
         return GNN_OK;
     }
     const int64_t row_bytes = args->n_features * gnn_dtype_size(args->dtype);
+    const bool far = args->a.n_cols * row_bytes > NEAR_BYTES;
     spmm_job job = {
         .args = args,
         .view = {.rowptr = args->a.rowptr,
                  .col = args->a.col,
                  .n_edges = args->a.n_edges,
                  .n_features = args->n_features,
-                 .ahead = entries_ahead(row_bytes),
+                 .ahead = far ? entries_ahead(row_bytes) : AHEAD_NEAR,
+                 .far = far,
                  .stream = row_bytes % CACHE_LINE == 0 &&
                            (uintptr_t)args->y % CACHE_LINE == 0 &&
                            args->a.n_rows * row_bytes > STREAM_BYTES,

@@ -1,7 +1,7 @@
 /* spmm_rows.h: the row kernel of spmm for one instruction set and one dtype.
  *
  * Include with ISA, D and A (the accumulator's dtype) defined; they are undefined at the
- * end. A tile is up to MAX_VECTORS vectors of one row of y: its accumulators stay in
+ * end. A tile is up to MAX_VECTORS_<isa> vectors of one row of y: its accumulators stay in
  * registers while the entries of the row go by, and y is written once.
  * The file that includes it defines spmm_view.
  */
@@ -11,84 +11,103 @@
 #define ACC GNN_GLUE2(acc, D)
 #define VEC GNN_GLUE3(vec, ISA, D)
 #define LANES GNN_GLUE3(LANES, ISA, D)
+#define MAX_VECTORS GNN_GLUE2(MAX_VECTORS, ISA)
+#define VECTOR_BYTES (LANES * (int)sizeof(T))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
-/* acc[k] = sum over entries [begin, end) of coef[e - begin] * x[col[e], f + k * LANES]
- * for n vectors, the last of `tail` lanes; coef NULL: all ones. n, whole (tail is LANES)
- * and has_coef are constants at every call. */
-INLINE void NAME(sum_tile)(const spmm_view *s, int64_t begin, int64_t end,
-                           const ACC *coef, int64_t f, int tail, VEC *acc, int n,
-                           bool whole, bool has_coef) {
-    const T *x = (const T *)s->x + f; // x [n_cols, F]
-    const int64_t last = s->n_edges - 1;
-    for (int k = 0; k < n; k++) {
-        acc[k] = NAME(splat)(0);
+/* Does DO(k) for the vectors k < n of a tile, each a variable of its own: compilers keep
+ * variables in registers, but not the elements of an array. */
+#define EACH_VECTOR(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+#define START(k) VEC acc##k = NAME(splat)(0);
+#define PREFETCH(k)                                                                    \
+    if (k < n && (k) * VECTOR_BYTES % CACHE_LINE == 0) {                               \
+        if (far) { /* the first level tracks too few misses to keep up */              \
+            __builtin_prefetch(soon + (k) * VECTOR_BYTES, 0, 2);                       \
+        } else {                                                                       \
+            __builtin_prefetch(soon + (k) * VECTOR_BYTES, 0, 3);                       \
+        }                                                                              \
     }
-    for (int64_t e = begin; e < end; e++) {
-        const T *row = x + s->col[e] * s->x_stride;
-        const int64_t ahead = e + s->ahead < last ? e + s->ahead : last;
-        const char *soon = (const char *)(x + s->col[ahead] * s->x_stride);
-        for (int k = 0; k < n * LANES * (int)sizeof(T); k += CACHE_LINE) {
-            __builtin_prefetch(soon + k, 0, 2);
-        }
-        const VEC c = NAME(splat)(has_coef ? coef[e - begin] : 0);
-        for (int k = 0; k < n; k++) {
-            const VEC v = k < n - 1 || whole ? NAME(load)(row + k * LANES)
-                                             : NAME(load_part)(row + k * LANES, tail);
-            acc[k] = has_coef ? acc[k] + c * v : acc[k] + v;
-        }
+#define ADD(k)                                                                         \
+    if (k < n) {                                                                       \
+        const VEC v = k < n - 1 ? NAME(load)(source + (k) * LANES)                     \
+                                : NAME(load_part)(source + (k) * LANES, tail);         \
+        acc##k = has_coef ? acc##k + c * v : acc##k + v;                               \
     }
-}
+#define KEEP(k)                                                                        \
+    if (k < n) {                                                                       \
+        GNN_GLUE3(store_part, ISA, A)                                                  \
+        (sums + (k) * LANES, acc##k, k < n - 1 ? LANES : tail);                        \
+    }
+#define STREAM(k)                                                                      \
+    if (k < n) {                                                                       \
+        NAME(stream)(y + (k) * LANES, factor * acc##k);                                \
+    }
+#define STORE(k)                                                                       \
+    if (k < n - 1) {                                                                   \
+        NAME(store)(y + (k) * LANES, factor * acc##k);                                 \
+    } else if (k < n) {                                                                \
+        NAME(store_part)(y + (k) * LANES, factor * acc##k, tail);                      \
+    }
 
-/* y[i, f ...] for rows [row, stop); for a chunk, one row whose bare sum goes to s->sums */
+/* y[i, f + k * LANES ...] = scale[i] * sum over entries e of row i of coef[e] * x[col[e]]
+ * for rows [row, stop) and n vectors, the last of `tail` lanes. coef counts from the first
+ * entry of `row`; NULL: all ones. n, has_coef and far are constants at every call. With
+ * s->sums, one row's sum is kept there as it is. */
 INLINE void NAME(tile_rows)(const spmm_view *s, int64_t row, int64_t stop,
-                            const ACC *coef, int64_t f, int tail, int n, bool whole,
-                            bool has_coef) {
+                            const ACC *coef, int64_t f, int tail, int n, bool has_coef,
+                            bool far) {
+    const T *x = (const T *)s->x + f; // x [n_cols, F]
+    const int32_t *col = s->col;
     const ACC *scale = s->row_scale;
+    const int64_t stride = s->x_stride, ahead = s->ahead, last = s->n_edges - 1;
     const int64_t base = s->rowptr[row];
     for (int64_t i = row; i < stop; i++) {
-        const int64_t begin = s->rowptr[i], end = s->rowptr[i + 1];
-        VEC acc[MAX_VECTORS];
-        NAME(sum_tile)(s, begin, end, has_coef ? coef + (begin - base) : NULL, f, tail,
-                       acc, n, whole, has_coef);
+        EACH_VECTOR(START)
+        const int64_t end = s->rowptr[i + 1];
+        for (int64_t e = s->rowptr[i]; e < end; e++) {
+            const T *source = x + col[e] * stride;
+            const int64_t next = e + ahead < last ? e + ahead : last;
+            const char *soon = (const char *)(x + col[next] * stride);
+            EACH_VECTOR(PREFETCH)
+            const VEC c = NAME(splat)(has_coef ? coef[e - base] : 0);
+            EACH_VECTOR(ADD)
+        }
         if (s->sums != NULL) {
             ACC *sums = (ACC *)s->sums + f; // sums [F]
-            for (int k = 0; k < n - 1; k++) {
-                GNN_GLUE3(store, ISA, A)(sums + k * LANES, acc[k]);
-            }
-            GNN_GLUE3(store_part, ISA, A)(sums + (n - 1) * LANES, acc[n - 1], tail);
+            EACH_VECTOR(KEEP)
             return;
         }
         const VEC factor = NAME(splat)(scale != NULL ? scale[i] : 1);
         T *y = (T *)s->y + i * s->n_features + f; // y [n_rows, F]
-        if (whole && s->stream) {
-            for (int k = 0; k < n; k++) {
-                NAME(stream)(y + k * LANES, factor * acc[k]);
-            }
-            continue;
-        }
-        for (int k = 0; k < n - 1; k++) {
-            NAME(store)(y + k * LANES, factor * acc[k]);
-        }
-        if (whole) {
-            NAME(store)(y + (n - 1) * LANES, factor * acc[n - 1]);
+        if (s->stream) {
+            EACH_VECTOR(STREAM)
         } else {
-            NAME(store_part)(y + (n - 1) * LANES, factor * acc[n - 1], tail);
+            EACH_VECTOR(STORE)
         }
     }
 }
+
+#undef EACH_VECTOR
+#undef START
+#undef PREFETCH
+#undef ADD
+#undef KEEP
+#undef STREAM
+#undef STORE
 
 /* One tile, `width` features from f on; coef NULL: all ones. */
 TARGET static void NAME(tile)(const spmm_view *s, int64_t row, int64_t stop,
                               const ACC *coef, int64_t f, int64_t width) {
     const int n = (int)((width + LANES - 1) / LANES);
     const int tail = (int)width - (n - 1) * LANES;
-#define CASE(n, whole, has_coef)                                                       \
-    case (n) * 4 + (whole) * 2 + (has_coef):                                           \
-        NAME(tile_rows)(s, row, stop, coef, f, tail, n, whole, has_coef);              \
+#define CASE(n, has_coef, far)                                                         \
+    case (n) * 4 + (has_coef) * 2 + (far):                                             \
+        if (n <= MAX_VECTORS) {                                                        \
+            NAME(tile_rows)(s, row, stop, coef, f, tail, n, has_coef, far);            \
+        }                                                                              \
         break;
 #define CASES(n) CASE(n, 0, 0) CASE(n, 0, 1) CASE(n, 1, 0) CASE(n, 1, 1)
-    switch (n * 4 + (tail == LANES) * 2 + (coef != NULL)) {
+    switch (n * 4 + (coef != NULL) * 2 + s->far) {
         CASES(1)
         CASES(2)
         CASES(3)
@@ -102,11 +121,48 @@ TARGET static void NAME(tile)(const spmm_view *s, int64_t row, int64_t stop,
 #undef CASE
 }
 
+/* One feature: the entries' terms are laid side by side first, so that a row is a vector
+ * sum (in the order of the lanes) and few branches depend on its degree. */
+TARGET static void NAME(one_feature)(const spmm_view *s, int64_t row, int64_t stop,
+                                     const ACC *coef) {
+    _Alignas(64) ACC terms[MAX_COEFS + LANES];
+    const T *x = s->x; // x [n_cols, 1]
+    const ACC *scale = s->row_scale;
+    const int64_t base = s->rowptr[row], n = s->rowptr[stop] - base;
+    const int32_t *col = s->col + base;
+    for (int64_t e = 0; e < n; e++) {
+        terms[e] = GNN_GLUE2(up, D)(x[col[e] * s->x_stride]);
+    }
+    for (int64_t e = 0; coef != NULL && e < n; e++) {
+        terms[e] *= coef[e];
+    }
+    for (int64_t i = row; i < stop; i++) {
+        const ACC *p = terms + (s->rowptr[i] - base),
+                  *end = terms + (s->rowptr[i + 1] - base);
+        VEC sum = NAME(splat)(0);
+        for (; end - p > LANES; p += LANES) {
+            sum += GNN_GLUE3(load, ISA, A)(p);
+        }
+        if (end > p) {
+            sum += GNN_GLUE3(load_part, ISA, A)(p, (int)(end - p));
+        }
+        const ACC total = NAME(total)(sum);
+        if (s->sums != NULL) {
+            *(ACC *)s->sums = total;
+        } else {
+            ((T *)s->y)[i] =
+                GNN_GLUE2(down, D)(scale != NULL ? scale[i] * total : total);
+        }
+    }
+}
+
 /* Rows [row, stop), all of them whole, coef [entries of those rows] or NULL */
 TARGET static void NAME(rows)(const spmm_view *s, int64_t row, int64_t stop,
                               const void *coef) {
     enum { WIDTH = MAX_VECTORS * LANES };
-    if (s->n_features <= WIDTH) {
+    if (s->n_features == 1) {
+        NAME(one_feature)(s, row, stop, coef);
+    } else if (s->n_features <= WIDTH) {
         NAME(tile)(s, row, stop, coef, 0, s->n_features);
     } else {
         for (int64_t i = row; i < stop; i++) { // a row's tiles together: x stays warm
@@ -146,7 +202,9 @@ TARGET static void NAME(join)(const spmm_view *s, int64_t row, const void *sums,
 #undef ACC
 #undef VEC
 #undef LANES
+#undef MAX_VECTORS
 #undef INLINE
+#undef VECTOR_BYTES
 #undef EACH_WIDTH
 #undef EACH_FLAG
 #undef ISA
