@@ -12,7 +12,7 @@ export TORCH TORCH_INDEX PYTHON VENV CC V
 PY := "$(VENV)/bin/python"
 PYTEST := $(PY) -m pytest -q
 C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] tests/c/*.[ch] tests/*/*.cpp)
-OP ?= spmm
+OP ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check ctest bench fmt lint compat build venv clean
@@ -34,7 +34,7 @@ check: build lint ctest ## before each commit: format, lint, C tests, fast tests
 ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
 
-bench: build ## measure: OP=spmm|minibatch|hooks|offload
+bench: build ## measure: OP=spmm|layers|hooks, without OP the list
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)
 
 lint: venv

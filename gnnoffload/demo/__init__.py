@@ -58,7 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--spill-dir", help="where the spill file goes")
     add("--limit", help="hard limit for the last part (default: half way)")
     add("--device", default="cpu", help="cpu; there is no other yet")
-    add("--train-steps", default=900, help="of the skill part; 0 leaves it out", **number)
+    add(
+        "--train-steps",
+        default=900,
+        help="of the skill part; 0 leaves it out",
+        **number,
+    )
     add("--seed", default=0, help="of the skill part", **number)
     add("--out", default="out", help="folder for demo.json and demo.png")
     return parser

@@ -36,3 +36,9 @@ def test_make_targets_in_documents_exist():
             r"`make ([a-z]+)|^    make ([a-z]+)", document.read_text()
         ):
             assert set(text) - {""} <= targets, document.name
+
+
+def test_benchmarks_in_the_readme_exist():
+    text = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(), flags=re.S)
+    for name in re.findall(r"OP=([a-z]+)", text):
+        assert (ROOT / "benchmarks" / f"bench_{name}.py").exists(), name
