@@ -40,6 +40,8 @@ class MeshGNN(nn.Module):
         self.processor = nn.ModuleList(blocks)
         self.node_decoder = nn.Linear(width, PASSES)
         self.edge_decoder = nn.Linear(width, PASSES)
+        # Small coefficients: an untrained model should not blow the field up.
+        nn.init.normal_(self.edge_decoder.weight, std=0.1 / width**0.5)
 
     def forward(self, wind: Tensor, graph, edges: Tensor) -> tuple[Tensor, Tensor]:
         """wind [N, 2], edges [E, 5] -> g [N, 2] and c [2, E]."""

@@ -148,6 +148,7 @@ def _compare_gradients(rows: dict, folder: str) -> None:
     for name, row in rows.items():
         mine = np.load(f"{folder}/{name.replace('/', '_')}.npy")
         row["max_grad_diff"] = _difference(mine, plain)
+        row["max_grad"] = float(np.abs(mine).max())
         row["same_bits"] = bool((mine.view(np.int32) == plain.view(np.int32)).all())
 
 

@@ -17,6 +17,7 @@ FIELDS = (
     "bytes_in",
     "hidden_fraction",
     "max_grad_diff",
+    "max_grad",
 )
 
 

@@ -46,7 +46,7 @@ def test_demo(tmp_path):
     assert found["all_rows"]["plain again"]["same_bits"]
     assert offload["bytes_out"] > 0 and 0 <= offload["hidden_fraction"] <= 1
     assert offload["peak_saved_bytes"] < plain["peak_saved_bytes"]
-    assert 0 < rows["stock"]["max_grad_diff"] < 1e-3
+    assert 0 < rows["stock"]["max_grad_diff"] < 1e-3 * plain["max_grad"]
     if found["spill"]["direct_io"]:
         assert offload["peak_resident_bytes"] < plain["peak_resident_bytes"]
         assert not found["limited"]["plain"]["finished"]
