@@ -37,7 +37,7 @@ sddmm_op = torch.ops.gnnoffload.sddmm.default
 # rowptr, col, eid, colptr, row, ceid, n_rows (destinations), n_cols (sources)
 GraphArgs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, int]
 
-_below_autograd = torch._C._AutoDispatchBelowAutograd
+below_autograd = torch._C._AutoDispatchBelowAutograd
 _grad_enabled = torch.is_grad_enabled
 _transforms_active = torch._C._are_functorch_transforms_active
 _ABSENT = torch.empty(0, device="cpu")
@@ -192,7 +192,7 @@ class _Spmm(Function):
             row_scale,
             col_scale,
         )
-        with _below_autograd():
+        with below_autograd():
             return call_spmm(x, weight, row_scale, col_scale, graph)
 
     backward = staticmethod(spmm_backward)
@@ -206,7 +206,7 @@ class _Sddmm(Function):
         ctx.save_for_backward(
             a if needs_b else None, b if needs_a else None, row_scale, col_scale
         )
-        with _below_autograd():
+        with below_autograd():
             return call_sddmm(a, b, row_scale, col_scale, graph)
 
     backward = staticmethod(sddmm_backward)
@@ -246,7 +246,7 @@ def spmm(x, weight, row_scale, col_scale, graph: GraphArgs) -> Tensor:
         x.requires_grad or (weight is not None and weight.requires_grad)
     ):
         return _Spmm.apply(x, weight, row_scale, col_scale, graph)
-    with _below_autograd():
+    with below_autograd():
         return call_spmm(x, weight, row_scale, col_scale, graph)
 
 
@@ -260,5 +260,5 @@ def sddmm(a, b, row_scale, col_scale, graph: GraphArgs) -> Tensor:
         return _transforms.sddmm(a, b, row_scale, col_scale, graph)
     if _grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Sddmm.apply(a, b, row_scale, col_scale, graph)
-    with _below_autograd():
+    with below_autograd():
         return call_sddmm(a, b, row_scale, col_scale, graph)

@@ -36,18 +36,13 @@ class GraphCache:
         """The Graph put for these tensors and `extra` (hashable), or None."""
         key = _key(tensors, extra)
         entry = self._entries.get(key) if key is not None else None
-        if entry is not None:
-            graph, storages = entry
-            for reference, tensor in zip(storages, tensors, strict=True):
-                if reference() is not tensor.untyped_storage():
-                    break
-            else:
-                self._misses = 0
-                try:
-                    self._entries.move_to_end(key)
-                except KeyError:  # another thread has just dropped it
-                    pass
-                return graph
+        if entry is not None and _same_storages(entry[1], tensors):
+            self._misses = 0
+            try:
+                self._entries.move_to_end(key)
+            except KeyError:  # another thread has just dropped it
+                pass
+            return entry[0]
         self._count_miss()
         return None
 
@@ -86,8 +81,20 @@ class GraphCache:
 def _key(tensors, extra):
     """Address, version, shape and strides; None where torch counts no versions."""
     try:
-        return extra, *[
-            (t.data_ptr(), t._version, t.shape, t.stride(), t.dtype) for t in tensors
-        ]
+        if len(tensors) == 1:  # each layer call on an edge_index comes here
+            return extra, _facts(tensors[0])
+        return extra, *[_facts(tensor) for tensor in tensors]
     except RuntimeError:  # inference tensors
         return None
+
+
+def _facts(tensor):
+    shape, strides = tensor.shape, tensor.stride()
+    return tensor.data_ptr(), tensor._version, shape, strides, tensor.dtype
+
+
+def _same_storages(references, tensors):
+    for i in range(len(tensors)):
+        if references[i]() is not tensors[i].untyped_storage():
+            return False
+    return True

@@ -42,12 +42,13 @@ def adjacency(layer, adj, x, size=None):
     reverse = layer.flow != "source_to_target"
     if reverse and x[0] is not x[1]:
         return "flow=target_to_source with a pair of node features"
-    n_src = x[0].size(0)
-    n_dst = None if x[1] is None else x[1].size(0)
+    n_src = x[0].shape[0]
+    n_dst = None if x[1] is None else x[1].shape[0]
 
     if isinstance(adj, Graph):
         graph = adj.transpose() if reverse else adj
-        _check_size((graph.num_src, graph.num_dst), n_src, n_dst)
+        if graph.num_src != n_src or (n_dst is not None and graph.num_dst != n_dst):
+            _check_size(graph.size, n_src, n_dst)
         return Adjacency(graph)
     if not isinstance(adj, Tensor):
         if not hasattr(adj, "csr") or not hasattr(adj, "sparse_sizes"):

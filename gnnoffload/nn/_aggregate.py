@@ -51,10 +51,18 @@ def add_projection(y, x, lin):
 
 def add_root(y, x, eps):
     """y + (1 + eps) * x, the root term of GIN; eps [1] is a parameter or a buffer."""
-    constant = not eps.requires_grad and eps.dtype is x.dtype is y.dtype and eps.is_cpu
+    factor = constant_factor(eps, x) if x.dtype is y.dtype else None
+    if factor is None:
+        return torch.addcmul(y, x, 1 + eps)
+    return torch.add(y, x, alpha=factor)
+
+
+def constant_factor(eps, x):
+    """1 + eps as a number where eps is a constant of x's dtype, else None."""
+    constant = not eps.requires_grad and eps.dtype is x.dtype and eps.is_cpu
     if constant and not torch.compiler.is_compiling():
-        return torch.add(y, x, alpha=1.0 + eps.item())
-    return torch.addcmul(y, x, 1 + eps)
+        return 1.0 + eps.item()
+    return None
 
 
 def projects_first(graph, x, lin_weight):

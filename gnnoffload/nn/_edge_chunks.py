@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gnnoffload._dispatch import spmm
+from gnnoffload._dispatch import GraphArgs, below_autograd, call_spmm
 from gnnoffload.graph import Graph
 
 CHUNK_BYTES = 1 << 20  # of messages: they stay in a core's second-level cache
@@ -26,11 +26,13 @@ class Chunk(NamedTuple):
         Tensor | None
     )  # [n] its position in the caller's order; None: first, first + 1..
     counts: Tensor  # [rows] entries of each row
-    segments: Graph  # row r <- the entries of r, to sum an [n, F] block by row
+    whole: bool  # this chunk is the whole graph, every edge and every row
+    segments: GraphArgs  # row r <- the entries of r, to sum an [n, F] block by row
 
     def sum_rows(self, messages):
-        """[n, F] -> [rows, F]"""
-        return spmm(messages, None, None, None, self.segments.args())
+        """[n, F] -> [rows, F], not recorded"""
+        with below_autograd():
+            return call_spmm(messages, None, None, None, self.segments)
 
     def spread_rows(self, x):
         """[N, F] -> [n, F]: the own row of each entry"""
@@ -40,6 +42,8 @@ class Chunk(NamedTuple):
     def edges_of(self, edge_attr):
         """[E, D] -> [n, D]"""
         if self.edge is None:
+            if self.whole:
+                return edge_attr
             return edge_attr[self.first : self.first + len(self.neighbour)]
         return edge_attr.index_select(0, self.edge)
 
@@ -57,15 +61,17 @@ def chunks(graph, bytes_per_edge):
     A chunk has at most CHUNK_BYTES of messages, or one row. Use `graph.transpose()` for
     chunks by source.
     """
-    size = max(1, CHUNK_BYTES // max(1, bytes_per_edge))
-    size = 1 << (size.bit_length() - 1)  # few distinct cuts for many widths
-    size = max(size, 256)
-    if graph.num_edges <= size:
+    if 2 * graph.num_edges * bytes_per_edge <= CHUNK_BYTES:
         size = graph.num_edges
+    else:
+        size = max(1, CHUNK_BYTES // max(1, bytes_per_edge))
+        size = 1 << (size.bit_length() - 1)  # few distinct cuts for many widths
+        size = min(max(size, 256), graph.num_edges)
     key = ("chunks", size)
-    if key not in graph.cache:
-        graph.cache[key] = list(_cut(graph, size))
-    return graph.cache[key]
+    parts = graph.cache.get(key)
+    if parts is None:
+        parts = graph.cache[key] = list(_cut(graph, size))
+    return parts
 
 
 def _cut(graph, most):
@@ -84,5 +90,14 @@ def _cut(graph, most):
             size = (last - first, end - begin)
             segments = Graph.from_csr(ptr.int(), entry[: last - first], size)
             edge = None if eid is None else eid[first:last]
-            yield Chunk(begin, end, first, col[first:last], edge, ptr.diff(), segments)
+            yield Chunk(
+                begin,
+                end,
+                first,
+                col[first:last],
+                edge,
+                ptr.diff(),
+                last - first == graph.num_edges and end - begin == n_rows,
+                segments.args(),
+            )
         begin = end

@@ -14,7 +14,6 @@ from gnnoffload import _fallback
 from gnnoffload.graph import Graph
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-DEVICES = ("cpu",)
 REDUCE = {SumAggregation: "sum", MeanAggregation: "mean"}
 
 
@@ -37,7 +36,7 @@ def _input_reason(layer, x):
         return "x is sparse"
     if x.dtype not in DTYPES:
         return f"dtype {_dtype(x.dtype)}"
-    if x.device.type not in DEVICES:
+    if not x.is_cpu:
         return f"device {x.device.type}"
     if layer.node_dim != -2 and layer.node_dim != 0:
         return f"node_dim={layer.node_dim}"

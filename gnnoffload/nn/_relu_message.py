@@ -9,10 +9,13 @@ Saved: x, the edge features, the projection. Nothing of size E x F.
 import torch
 from torch.nn.functional import linear
 
+from gnnoffload._dispatch import below_autograd
 from gnnoffload.nn._edge_chunks import chunks
 
 
-def relu_message_sum(graph, x, edge_attr, weight=None, bias=None):
+def relu_message_sum(
+    graph, x, edge_attr, weight=None, bias=None, root=None, factor=1.0
+):
     """See the module.
 
     Args
@@ -21,14 +24,17 @@ def relu_message_sum(graph, x, edge_attr, weight=None, bias=None):
     x : [N_src, F]
     edge_attr : [E, D] in the caller's edge order
     weight, bias : [F, D] and [F] of the projection; None: D = F, no projection
+    root : [N_dst, F] of the result's dtype, or None; factor * root is added in place,
+        which saves a tensor of its size and a node of the autograd graph
 
     Returns
     -------
     [N_dst, F] of the promoted dtype
     """
     if torch.compiler.is_compiling():
-        return _plain(graph, x, edge_attr, weight, bias)
-    return _ReluMessageSum.apply(graph, x, edge_attr, weight, bias)
+        y = _plain(graph, x, edge_attr, weight, bias)
+        return y if root is None else torch.add(y, root, alpha=factor)
+    return _ReluMessageSum.apply(graph, x, edge_attr, weight, bias, root, factor)
 
 
 def _plain(graph, x, edge_attr, weight, bias):
@@ -44,9 +50,10 @@ def _project(edge_attr, weight, bias):
 
 
 def _result_dtype(x, edge_attr, weight):
-    return torch.promote_types(
-        x.dtype, edge_attr.dtype if weight is None else weight.dtype
-    )
+    edge = edge_attr if weight is None else weight
+    if edge.dtype is x.dtype:
+        return x.dtype
+    return torch.promote_types(x.dtype, edge.dtype)
 
 
 def _sum_of(chunk, x, edge_attr, weight, bias):
@@ -57,64 +64,80 @@ def _sum_of(chunk, x, edge_attr, weight, bias):
     return chunk.sum_rows(message.relu_())
 
 
+def _sum_of_all(graph, x, edge_attr, weight, bias):
+    dtype, width = _result_dtype(x, edge_attr, weight), x.shape[1]
+    parts = chunks(graph, width * dtype.itemsize)
+    if len(parts) == 1 and parts[0].whole:
+        return _sum_of(parts[0], x, edge_attr, weight, bias)
+    y = torch.zeros(graph.num_dst, width, dtype=dtype, device=x.device)
+    for chunk in parts:
+        rows = slice(chunk.row_begin, chunk.row_end)
+        y[rows] = _sum_of(chunk, x, edge_attr, weight, bias)
+    return y
+
+
 class _ReluMessageSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, graph, x, edge_attr, weight, bias):
-        ctx.graph = graph
+    def forward(ctx, graph, x, edge_attr, weight, bias, root, factor):
+        ctx.graph, ctx.factor = graph, factor
         ctx.save_for_backward(x, edge_attr, weight, bias)
-        dtype = _result_dtype(x, edge_attr, weight)
-        width = x.size(1)
-        parts = chunks(graph, width * dtype.itemsize)
-        if len(parts) == 1 and parts[0].row_end - parts[0].row_begin == graph.num_dst:
-            return _sum_of(parts[0], x, edge_attr, weight, bias)
-        y = torch.zeros(graph.num_dst, width, dtype=dtype, device=x.device)
-        for chunk in parts:
-            rows = slice(chunk.row_begin, chunk.row_end)
-            y[rows] = _sum_of(chunk, x, edge_attr, weight, bias)
-        return y
+        with below_autograd():  # the ops here record nothing: half their host time
+            y = _sum_of_all(graph, x, edge_attr, weight, bias)
+            return y if root is None else y.add_(root, alpha=factor)
 
     @staticmethod
     def backward(ctx, grad_y):
-        x, edge_attr, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph
-            return _differentiable_backward(ctx, grad_y)
-        _, need_x, need_attr, need_weight, need_bias = ctx.needs_input_grad
-        by_source = ctx.graph.transpose()
-        grad_x = torch.zeros_like(x) if need_x else None
-        grad_attr = torch.empty_like(edge_attr) if need_attr else None
-        # sums over all chunks: in float32 for 16-bit types
-        acc = torch.float64 if grad_y.dtype is torch.float64 else torch.float32
-        grad_weight = torch.zeros_like(weight.t(), dtype=acc) if need_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=acc) if need_bias else None
-        for chunk in chunks(by_source, x.size(1) * grad_y.element_size()):
-            attr = chunk.edges_of(edge_attr)
-            message = _project(attr, weight, bias) + chunk.spread_rows(x)
-            grad = grad_y.index_select(0, chunk.neighbour)
-            grad = torch.ops.aten.threshold_backward(grad, message, 0)
-            if need_x:
-                grad_x[chunk.row_begin : chunk.row_end] = chunk.sum_rows(grad)
-            if weight is not None:
-                grad = grad.to(weight.dtype)
-            if need_weight:
-                grad_weight += attr.t() @ grad
-            if need_bias:
-                grad_bias += grad.sum(0)
-            if need_attr:
-                grad = grad if weight is None else grad @ weight
-                chunk.put_edges(grad_attr, grad.to(grad_attr.dtype))
+        needs = ctx.needs_input_grad[1:6]
+        grad_root = grad_y * ctx.factor if needs[4] else None
+        if not any(needs[:4]):
+            grads = (None,) * 4
+        elif torch.is_grad_enabled():  # create_graph
+            grads = _differentiable_backward(
+                ctx.graph, ctx.saved_tensors, needs, grad_y
+            )
+        else:
+            grads = _backward(ctx.graph, ctx.saved_tensors, needs, grad_y)
+        return None, *grads, grad_root, None
+
+
+def _backward(graph, inputs, needs, grad_y):
+    """Gradients of x, edge_attr, weight and bias, a chunk of edges at a time."""
+    x, edge_attr, weight, bias = inputs
+    need_x, need_attr, need_weight, need_bias, _ = needs
+    by_source = graph.transpose()
+    grad_x = torch.zeros_like(x) if need_x else None
+    grad_attr = torch.empty_like(edge_attr) if need_attr else None
+    # sums over all chunks: in float32 for 16-bit types
+    acc = torch.float64 if grad_y.dtype is torch.float64 else torch.float32
+    grad_weight = torch.zeros_like(weight.t(), dtype=acc) if need_weight else None
+    grad_bias = torch.zeros_like(bias, dtype=acc) if need_bias else None
+    for chunk in chunks(by_source, x.size(1) * grad_y.element_size()):
+        attr = chunk.edges_of(edge_attr)
+        message = _project(attr, weight, bias) + chunk.spread_rows(x)
+        grad = grad_y.index_select(0, chunk.neighbour)
+        grad = torch.ops.aten.threshold_backward(grad, message, 0)
+        if need_x:
+            grad_x[chunk.row_begin : chunk.row_end] = chunk.sum_rows(grad)
+        if weight is not None:
+            grad = grad.to(weight.dtype)
         if need_weight:
-            grad_weight = grad_weight.t().contiguous().to(weight.dtype)
+            grad_weight += attr.t() @ grad
         if need_bias:
-            grad_bias = grad_bias.to(bias.dtype)
-        return None, grad_x, grad_attr, grad_weight, grad_bias
+            grad_bias += grad.sum(0)
+        if need_attr:
+            grad = grad if weight is None else grad @ weight
+            chunk.put_edges(grad_attr, grad.to(grad_attr.dtype))
+    if need_weight:
+        grad_weight = grad_weight.t().contiguous().to(weight.dtype)
+    if need_bias:
+        grad_bias = grad_bias.to(bias.dtype)
+    return grad_x, grad_attr, grad_weight, grad_bias
 
 
-def _differentiable_backward(ctx, grad_y):
-    inputs = ctx.saved_tensors
-    wanted = [
-        t for t, need in zip(inputs, ctx.needs_input_grad[1:], strict=True) if need
-    ]
+def _differentiable_backward(graph, inputs, needs, grad_y):
+    needs = needs[: len(inputs)]
+    wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     with torch.enable_grad():
-        y = _plain(ctx.graph, *inputs)
+        y = _plain(graph, *inputs)
     grads = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
-    return None, *(next(grads) if need else None for need in ctx.needs_input_grad[1:])
+    return tuple(next(grads) if need else None for need in needs)

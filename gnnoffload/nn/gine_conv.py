@@ -7,7 +7,7 @@ from torch_geometric.nn.conv.gin_conv import GINEConv as PyGGINEConv
 from gnnoffload import _fallback
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import adjacency
-from gnnoffload.nn._aggregate import add_root
+from gnnoffload.nn._aggregate import add_root, constant_factor
 from gnnoffload.nn._relu_message import relu_message_sum
 
 
@@ -41,15 +41,28 @@ class GINEConv(PyGGINEConv):
         self._check_widths(pair[0], edge_attr, adj.graph)
         _fallback.count_fast("GINEConv")
 
-        weight, bias = (
-            (None, None) if self.lin is None else (self.lin.weight, self.lin.bias)
-        )
-        out = relu_message_sum(adj.graph, pair[0], edge_attr, weight, bias)
+        (x_src, x_dst), lin = pair, self.lin
+        weight, bias = (None, None) if lin is None else (lin.weight, lin.bias)
+        factor = self._root_factor(x_src, x_dst, edge_attr if lin is None else weight)
+        root = None if factor is None else x_dst
+        out = relu_message_sum(adj.graph, x_src, edge_attr, weight, bias, root, factor)
         if _guard.reduction(self) == "mean":
             out = out / adj.graph.degree.clamp(min=1).view(-1, 1).to(out.dtype)
-        if pair[1] is not None:
-            out = add_root(out, pair[1], self.eps)
+        if root is None and x_dst is not None:
+            out = add_root(out, x_dst, self.eps)
         return self.nn(out)
+
+    def _root_factor(self, x, x_dst, edge):
+        """1 + eps where (1 + eps) * x_dst may be added inside the product, else None:
+        a constant eps, a sum, and no promotion or broadcast between the two."""
+        if (
+            x_dst is None
+            or (x_dst is not x and x_dst.shape[1] != x.shape[1])
+            or not (x_dst.dtype is x.dtype is edge.dtype)
+            or _guard.reduction(self) != "sum"
+        ):
+            return None
+        return constant_factor(self.eps, x)
 
     def _reason(self, edge_attr):
         """What only this layer cannot do; None if there is nothing."""
@@ -62,12 +75,12 @@ class GINEConv(PyGGINEConv):
         return None
 
     def _check_widths(self, x, edge_attr, graph):
-        if self.lin is None and x.size(1) != edge_attr.size(1):
+        if self.lin is None and x.shape[1] != edge_attr.shape[1]:
             raise ValueError(
                 "Node and edge feature dimensionalities do not match. Consider setting "
                 "the 'edge_dim' attribute of 'GINEConv'"
             )
-        if edge_attr.size(0) != graph.num_edges:
+        if edge_attr.shape[0] != graph.num_edges:
             raise ValueError(
                 f"GINEConv: edge_attr must have {graph.num_edges} rows, "
                 f"got {edge_attr.size(0)}"

@@ -47,6 +47,11 @@ def eager():
     return str(error.value)
 
 
+def hint(text):
+    """The advice at the end; torch 2.10 does not yet name check_nan, which it has."""
+    return text.split("Hint")[1].replace(", check_nan=False", "")
+
+
 def move(off, budget=0):
     """Lets what is resident start to leave, at the next save."""
     off._lane.engine.set_budget(budget)
@@ -60,7 +65,7 @@ def test_a_skipped_parameter(off, eager):
         p.add_(1)
     with pytest.raises(RuntimeError, match=MODIFIED) as error:
         loss.backward()
-    assert eager.split("Hint")[1] == str(error.value).split("Hint")[1]
+    assert hint(eager) == hint(str(error.value))
 
 
 def test_a_skipped_small_tensor(off):
