@@ -124,7 +124,7 @@ def facts(packages):
             versions[name] = None
     return {
         "cpu": cpu_model(),
-        "isa": _C.isa() if hasattr(_C, "isa") else None,
+        "isa": _C.info()["isa"],
         "last_level_cache": last_level_cache(),
         "versions": versions,
         "commit": _commit(),
