@@ -34,7 +34,7 @@ check: build lint ctest ## before each commit: format, lint, C tests, fast tests
 ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
 
-bench: build ## measure: OP=spmm|layers|hooks, without OP the list
+bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)
 
 lint: venv
