@@ -25,7 +25,8 @@ typedef struct record {
     int64_t returned; // bytes workers have finished with
     uint32_t index, generation;
     int holders;
-    bool queued; // in its lane: not yet wholly handed out
+    bool queued;   // in its lane: not yet wholly handed out
+    bool followed; // some copy waits for it
     bool done;
     gnn_status status;
     char text[TEXT_BYTES];
@@ -164,10 +165,8 @@ static void end_record(gnn_copy_queue *queue, lane *l, record *r) {
     if (queue->waiting) {
         pthread_cond_broadcast(&queue->ended);
     }
-    for (int out = 0; out < 2; out++) { // copies that waited for this one
-        if (queue->lanes[out].head) {
-            pthread_cond_broadcast(&queue->lanes[out].work);
-        }
+    for (int out = 0; r->followed && out < 2; out++) {
+        pthread_cond_broadcast(&queue->lanes[out].work);
     }
     let_go(queue, r);
 }
@@ -321,27 +320,59 @@ static gnn_status start_locked(gnn_copy_queue *queue, const gnn_copy *copy,
     if (after) {
         r->after = after;
         after->holders++;
+        after->followed = true;
     }
-    lane *l = &queue->lanes[copy->out];
-    append(l, r);
-    if (copy->slot.bytes > queue->chunk_bytes) {
-        pthread_cond_broadcast(&l->work);
-    } else {
-        pthread_cond_signal(&l->work);
-    }
+    append(&queue->lanes[copy->out], r);
     *ticket = (gnn_ticket)generation << 32 | (index + 1);
+    return GNN_OK;
+}
+
+static gnn_status check_copy(const gnn_copy *copy) {
+    GNN_REQUIRE(copy->slot.bytes > 0 && copy->near, GNN_EINVAL,
+                "link: a copy needs a pointer and at least 1 byte, got %lld",
+                (long long)copy->slot.bytes);
     return GNN_OK;
 }
 
 gnn_status gnn_copy_start(gnn_copy_queue *queue, const gnn_copy *copy,
                           gnn_ticket *ticket) {
-    GNN_REQUIRE(copy->slot.bytes > 0 && copy->near, GNN_EINVAL,
-                "link: a copy needs a pointer and at least 1 byte, got %lld",
-                (long long)copy->slot.bytes);
+    GNN_TRY(check_copy(copy));
+    lane *l = &queue->lanes[copy->out];
     pthread_mutex_lock(&queue->mutex);
     gnn_status status = start_locked(queue, copy, ticket);
     pthread_mutex_unlock(&queue->mutex);
+    // Woken without the mutex, which the worker needs at once. A worker that was awake
+    // looks at its lane before it sleeps.
+    if (status == GNN_OK && copy->slot.bytes > queue->chunk_bytes) {
+        pthread_cond_broadcast(&l->work);
+    } else if (status == GNN_OK) {
+        pthread_cond_signal(&l->work);
+    }
     return status;
+}
+
+gnn_status gnn_copy_now(gnn_copy_queue *queue, const gnn_copy *copy) {
+    GNN_TRY(check_copy(copy));
+    gnn_chunk chunk = {
+        .out = copy->out,
+        .worker = -1,
+        .offset = copy->slot.offset,
+        .near = copy->near,
+        .bytes = copy->slot.bytes,
+    };
+    double begin = gnn_seconds();
+    GNN_TRY(queue->fn(queue->context, &chunk));
+    double seconds = gnn_seconds() - begin;
+    lane *l = &queue->lanes[copy->out];
+    pthread_mutex_lock(&queue->mutex);
+    l->bytes += copy->slot.bytes;
+    l->copies++;
+    l->stall += seconds; // the host did nothing else
+    if (l->active == 0) {
+        l->busy += seconds;
+    }
+    pthread_mutex_unlock(&queue->mutex);
+    return GNN_OK;
 }
 
 static void sleep_until_done(gnn_copy_queue *queue, record *r, double seconds) {
@@ -389,8 +420,11 @@ gnn_status gnn_copy_wait(gnn_copy_queue *queue, gnn_ticket ticket, double second
 }
 
 void gnn_copy_forget(gnn_copy_queue *queue, gnn_ticket ticket) {
+    if (ticket == 0) {
+        return;
+    }
     pthread_mutex_lock(&queue->mutex);
-    record *r = ticket ? find(queue, ticket) : NULL;
+    record *r = find(queue, ticket);
     if (r) {
         r->generation++; // the ticket is dead even while its copy lives
         let_go(queue, r);

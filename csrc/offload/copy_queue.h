@@ -16,7 +16,7 @@
 
 typedef struct gnn_chunk {
     bool out;       // near to far
-    int worker;     // [0, 2 * threads): picks the worker's own buffers
+    int worker;     // [0, 2 * threads): picks the worker's own buffers; -1: none
     int64_t offset; // of the chunk in the far tier
     char *near;
     int64_t bytes;
@@ -44,6 +44,9 @@ void gnn_copy_queue_close(gnn_copy_queue *queue);
 
 gnn_status gnn_copy_start(gnn_copy_queue *queue, const gnn_copy *copy,
                           gnn_ticket *ticket);
+/* Copies in the calling thread, as one chunk of worker -1: for copies that cost less
+ * than waking a worker. Returns how the copy ended; it has no ticket. */
+gnn_status gnn_copy_now(gnn_copy_queue *queue, const gnn_copy *copy);
 /* Waits at most `seconds` (0: polls, negative: for ever). *done, and how the copy
  * ended. */
 gnn_status gnn_copy_wait(gnn_copy_queue *queue, gnn_ticket ticket, double seconds,

@@ -40,6 +40,7 @@ gnn_action gnn_act_pinned(gnn_action_kind kind, gnn_block *b) {
     gnn_action action = act(kind, b);
     action.bytes = b->hi - b->lo;
     action.address = (uintptr_t)(b->base + b->lo);
+    action.storage = b->storage;
     action.version = b->version;
     action.ticket = b->ticket;
     b->pins++;
@@ -267,15 +268,19 @@ static void reap(gnn_engine *e) {
 
 /* --------------------------------------------------------------------------- settle */
 
+/* Gives up the owner of a block whose bytes are on the far side. */
+static void drop_clean(gnn_engine *e, gnn_block *b, gnn_action *action) {
+    gnn_active_stats(e)->dropped_clean++;
+    b->state = GNN_OUT;
+    *action = (gnn_action){.kind = GNN_ACT_DROP, .owner = gnn_block_take_owner(e, b)};
+}
+
 /* The head of the queue may go: a clean block by dropping it, a dirty one by a copy. */
 static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
     gnn_link *link = e->link;
     gnn_pass_stats *stats = gnn_active_stats(e);
     if (b->has_slot) {
-        stats->dropped_clean++;
-        b->state = GNN_OUT;
-        *action =
-            (gnn_action){.kind = GNN_ACT_DROP, .owner = gnn_block_take_owner(e, b)};
+        drop_clean(e, b, action);
         return GNN_OK;
     }
     const gnn_block_list *outward = &e->lists[GNN_OUTWARD];
@@ -285,6 +290,7 @@ static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
         return GNN_OK;
     }
     gnn_status status = link->ops->slot_alloc(link, b->hi - b->lo, &b->slot);
+    double begin = gnn_now();
     if (status == GNN_OK) {
         b->has_slot = true;
         e->out_bytes += b->slot.bytes;
@@ -298,11 +304,17 @@ static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
         gnn_block_move(e, b, GNN_KEPT, b->held, false);
         return status;
     }
-    b->state = GNN_LEAVING;
     stats->copies_out++;
     stats->bytes_out += b->slot.bytes;
-    gnn_block_move(e, b, GNN_OUTWARD, b->held, false);
     gnn_engine_note_peaks(e);
+    if (b->ticket) {
+        b->state = GNN_LEAVING;
+        gnn_block_move(e, b, GNN_OUTWARD, b->held, false);
+    } else { // made at once: the test that approved b still holds
+        stats->stall_out += gnn_now() - begin;
+        gnn_block_free_ready(e, b);
+        drop_clean(e, b, action);
+    }
     return GNN_OK;
 }
 
@@ -366,10 +378,11 @@ void gnn_engine_tested(gnn_engine *e, gnn_block *b, gnn_verdict verdict,
             stats->owned_bytes += b->held;
         }
         gnn_block_move(e, b, GNN_OWNED, b->held, false);
-    } else if (b->account == GNN_OWNED) { // free meanwhile: the oldest again
-        gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
     } else {
-        e->approved = b; // gnn_engine_next, called next, evicts it
+        if (b->account == GNN_OWNED) { // free meanwhile: the oldest again
+            gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
+        }
+        e->approved = b; // gnn_engine_next, called next, evicts it if it must go
     }
 }
 
@@ -433,13 +446,14 @@ gnn_status gnn_engine_allocated(gnn_engine *e, const gnn_action *action,
     gnn_mark room =
         0; // the target's memory is free once the stream's queued work has run
     GNN_TRY(link->ops->mark(link, stream, &room));
+    double begin = gnn_now();
     gnn_status status = link->ops->get(link, b->slot, address, room, 0, &b->ticket);
     if (room) {
         link->ops->mark_free(link, room);
     }
     GNN_TRY(status);
     *taken = true;
-    b->state = GNN_RETURNING;
+    b->state = b->ticket ? GNN_RETURNING : GNN_NEAR; // 0: made at once
     b->owner = owner;
     b->base = (char *)address - b->lo;
     b->version = version;
@@ -450,6 +464,7 @@ gnn_status gnn_engine_allocated(gnn_engine *e, const gnn_action *action,
     stats->copies_in++;
     stats->bytes_in += b->slot.bytes;
     stats->prefetched += action->ahead;
+    stats->stall_in += b->ticket ? 0 : gnn_now() - begin;
     gnn_engine_note_peaks(e);
     return GNN_OK;
 }

@@ -128,6 +128,7 @@ typedef struct gnn_action {
     gnn_ticket ticket;
     int64_t bytes;
     uintptr_t address; // ALLOCATE: the source's, whose alignment the copy should share
+    uintptr_t storage; // TEST: the owner's key
     int64_t version;   // TEST: what the version was
     bool ahead;        // ALLOCATE: a prefetch, which may fail quietly
 } gnn_action;
@@ -191,7 +192,10 @@ gnn_status gnn_engine_save(gnn_engine *engine, gnn_pass *pass, gnn_block *block,
 /* The saved tensor died. Returns an owner to give up, or NULL. */
 void *gnn_engine_release(gnn_engine *engine, gnn_use *use);
 
-void *gnn_block_owner(const gnn_block *block);     // NULL: out or poisoned
+void *gnn_block_owner(const gnn_block *block); // NULL: out or poisoned
+/* What the caller wants to find again in an ALLOCATE; the engine never looks at it. */
+void gnn_block_set_note(gnn_block *block, void *note);
+void *gnn_block_note(const gnn_block *block);
 char *gnn_block_base(const gnn_block *block);      // address of the storage's byte 0
 int32_t gnn_block_reloads(const gnn_block *block); // 0: the owner is the source
 int64_t gnn_block_version(const gnn_block *block);

@@ -293,6 +293,14 @@ void *gnn_block_owner(const gnn_block *b) {
     return b->owner;
 }
 
+void gnn_block_set_note(gnn_block *b, void *note) {
+    b->note = note;
+}
+
+void *gnn_block_note(const gnn_block *b) {
+    return b->note;
+}
+
 char *gnn_block_base(const gnn_block *b) {
     return b->base;
 }

@@ -23,7 +23,7 @@ struct gnn_block {
     gnn_account account;
     gnn_block_state state;
     uintptr_t storage; // key; 0 when not in the table
-    void *owner;
+    void *owner, *note;
     char *base; // address of byte 0 of the storage as first saved; moves with a reload
     int64_t lo, hi;  // union of the saved ranges
     int64_t held;    // near bytes that `owner` keeps alive

@@ -51,7 +51,7 @@ typedef struct gnn_link_ops {
     void (*mark_free)(gnn_link *link, gnn_mark mark);
 
     /* Starts near[0:slot.bytes) -> slot once `after` has passed. near stays valid
-     * and unchanged until the ticket is done. */
+     * and unchanged until the ticket is done. Ticket 0: the copy was made at once. */
     gnn_status (*put)(gnn_link *link, gnn_slot slot, const void *near, gnn_mark after,
                       gnn_ticket *ticket);
     /* Starts slot -> near[0:slot.bytes) once `after` has passed and `after_put` is

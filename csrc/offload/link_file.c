@@ -138,8 +138,11 @@ static void file_close(gnn_link *self) {
     release(link);
 }
 
-static const gnn_link_ops file_ops = {
-    .name = "file", GNN_HOST_LINK_OPS, .close = file_close};
+static const gnn_link_ops file_ops = {.name = "file",
+                                      GNN_HOST_LINK_OPS,
+                                      .put = gnn_host_put,
+                                      .get = gnn_host_get,
+                                      .close = file_close};
 
 static gnn_status make_bounce(file_link *link, int threads) {
     link->bounce_bytes = (size_t)threads * 2 * FILE_CHUNK;

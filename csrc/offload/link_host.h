@@ -12,8 +12,9 @@
 #include <sys/types.h>
 
 typedef struct gnn_host_link {
-    gnn_link link; // first: a gnn_link * is a gnn_host_link *
-    pid_t owner;   // the process whose threads these are
+    gnn_link link;  // first: a gnn_link * is a gnn_host_link *
+    pid_t owner;    // the process whose threads these are,
+    unsigned forks; // and its place in the line of forks
     gnn_copy_queue *copies;
     pthread_mutex_t mutex; // guards slots
     gnn_slots slots;
@@ -49,12 +50,11 @@ void gnn_host_stats(gnn_link *link, gnn_link_stats *stats);
 gnn_status gnn_host_measure(gnn_link *link, int64_t bytes, double *rate_out,
                             double *rate_in);
 
-/* The shared entries of a host link's table. */
+/* The shared entries of a host link's table; put, get and close are named beside. */
 #define GNN_HOST_LINK_OPS                                                              \
     .slot_alloc = gnn_host_slot_alloc, .slot_free = gnn_host_slot_free,                \
-    .mark = gnn_host_mark, .mark_free = gnn_host_mark_free, .put = gnn_host_put,       \
-    .get = gnn_host_get, .poll = gnn_host_poll, .order = gnn_host_order,               \
-    .wait = gnn_host_wait, .wait_for = gnn_host_wait_for,                              \
+    .mark = gnn_host_mark, .mark_free = gnn_host_mark_free, .poll = gnn_host_poll,     \
+    .order = gnn_host_order, .wait = gnn_host_wait, .wait_for = gnn_host_wait_for,     \
     .ticket_free = gnn_host_ticket_free, .stats = gnn_host_stats,                      \
     .measure = gnn_host_measure
 

@@ -32,13 +32,8 @@ int gnn_wait_copy(gnn_engine_object *self, const gnn_action *action) {
 }
 
 static int test_owner(gnn_engine_object *self, const gnn_action *action) {
-    PyObject *owner = action->owner, *key = NULL;
-    int64_t bytes, version = gnn_version(owner);
-    int alone = -1;
-    if (version >= 0 && gnn_storage(owner, &key, &bytes) == 0) {
-        alone = gnn_is_alone(key);
-    }
-    Py_XDECREF(key);
+    int64_t version = gnn_version(action->owner);
+    int alone = version >= 0 ? gnn_is_alone(action->storage) : -1;
     gnn_verdict verdict = alone == 1 ? GNN_FREE : GNN_STILL_OWNED;
     if (version >= 0 && version != action->version) {
         verdict = GNN_CHANGED;
@@ -47,21 +42,40 @@ static int test_owner(gnn_engine_object *self, const gnn_action *action) {
     return alone < 0 ? -1 : 0;
 }
 
-/* Brings near memory for a block that is out. -1 with an exception. */
+/* Would a new tensor of this size and stride hold just the bytes wanted, at the same
+ * alignment? */
+static bool fits_exactly(const gnn_saved *saved, const gnn_action *action) {
+    int64_t last = 0;
+    for (int32_t i = 0; i < saved->ndim; i++) {
+        last += (saved->shape_strides[i] - 1) * saved->shape_strides[saved->ndim + i];
+    }
+    return (last + 1) * saved->itemsize == action->bytes &&
+           action->address % GNN_ALIGNMENT == 0;
+}
+
+/* Brings near memory for a block that is out. -1 with an exception. A block that was
+ * saved once, as one tensor, comes back as that tensor: unpack then needs no view. */
 static int allocate(gnn_engine_object *self, const gnn_action *action) {
     char *address = NULL;
-    int64_t held = 0, bytes, version = 0;
-    PyObject *key = NULL,
-             *owner = gnn_make_bytes(action->bytes, action->address, &address, &held);
-    if (owner &&
-        (gnn_storage(owner, &key, &bytes) < 0 || (version = gnn_version(owner)) < 0)) {
+    int64_t held = action->bytes, version = 0;
+    uintptr_t storage = 0;
+    gnn_saved *saved = gnn_block_note(action->block);
+    saved = saved && fits_exactly(saved, action) ? saved : NULL;
+    Py_XINCREF((PyObject *)saved); // making a tensor may end its last other reference
+    PyObject *owner =
+        saved
+            ? gnn_make_empty(saved->dtype, saved->ndim, saved->shape_strides, &address)
+            : gnn_make_bytes(action->bytes, action->address, &address, &held);
+    if (owner && (gnn_storage(owner, &storage, NULL) < 0 ||
+                  (version = gnn_version(owner)) < 0)) {
         Py_CLEAR(owner);
     }
-    uintptr_t storage = key ? (uintptr_t)PyLong_AsUnsignedLongLong(key) : 0;
-    Py_XDECREF(key);
     bool taken = false;
     gnn_status status = gnn_engine_allocated(self->engine, action, storage, address,
                                              held, version, 0, owner, &taken);
+    if (taken && saved) {
+        saved->reload = gnn_block_reloads(saved->use.block);
+    }
     bool failed = !owner;
     if (!taken) {
         Py_XDECREF(owner);
@@ -73,6 +87,7 @@ static int allocate(gnn_engine_object *self, const gnn_action *action) {
     if (failed && action->ahead) {
         PyErr_Clear(); // unpack itself will say so
     }
+    Py_XDECREF((PyObject *)saved);
     return failed ? -1 : 0;
 }
 
@@ -210,10 +225,10 @@ static gnn_block *new_block(gnn_pass_object *self, PyObject *tensor,
 }
 
 static PyObject *pack_block(gnn_pass_object *self, PyObject *tensor,
-                            const gnn_tensor_view *view, PyObject *key, int64_t bytes) {
+                            const gnn_tensor_view *view, uintptr_t storage,
+                            int64_t bytes) {
     gnn_engine_object *engine = self->engine;
     gnn_pass_stats *stats = gnn_pass_counters(self->pass);
-    uintptr_t storage = (uintptr_t)PyLong_AsUnsignedLongLong(key);
     int64_t version = gnn_version(tensor);
     if (version < 0) {
         PyErr_Clear(); // an inference tensor: autograd refuses it itself
@@ -244,6 +259,9 @@ static PyObject *pack_block(gnn_pass_object *self, PyObject *tensor,
     if (status != GNN_OK) {
         gnn_raise(status);
     }
+    if (status == GNN_OK && saved->primary) {
+        gnn_block_set_note(block, saved);
+    }
     if (status != GNN_OK || gnn_settle(engine, GNN_PACKING) < 0) {
         Py_DECREF((PyObject *)saved);
         return NULL;
@@ -270,7 +288,7 @@ PyObject *gnn_pack(PyObject *object, PyObject *tensor) {
         return skip(stats, GNN_SKIP_LAYOUT, 0, tensor);
     }
     int64_t extent = view.hi - view.lo, bytes = 0;
-    PyObject *key = NULL;
+    uintptr_t storage;
     count_save(stats, extent);
     if (!view.on_cpu) {
         return skip(stats, GNN_SKIP_DEVICE, extent, tensor);
@@ -280,7 +298,7 @@ PyObject *gnn_pack(PyObject *object, PyObject *tensor) {
     if (extent < self->engine->min_bytes && !gnn_is_view(tensor)) {
         return skip(stats, GNN_SKIP_SMALL, extent, tensor);
     }
-    if (gnn_storage(tensor, &key, &bytes) < 0) {
+    if (gnn_storage(tensor, &storage, &bytes) < 0) {
         PyErr_Clear();
         return skip(stats, GNN_SKIP_LAYOUT, extent, tensor);
     }
@@ -291,11 +309,10 @@ PyObject *gnn_pack(PyObject *object, PyObject *tensor) {
         packed = skip(stats, GNN_SKIP_PARAMETER, extent, tensor);
     } else {
         int bits = gnn_has_bits(tensor);
-        packed = bits == 0  ? pack_block(self, tensor, &view, key, bytes)
+        packed = bits == 0  ? pack_block(self, tensor, &view, storage, bytes)
                  : bits > 0 ? skip(stats, GNN_SKIP_BITS, extent, tensor)
                             : NULL;
     }
-    Py_DECREF(key);
     return packed;
 }
 
@@ -374,6 +391,9 @@ static PyObject *see(gnn_saved *saved, PyObject *owner) {
     gnn_block *block = saved->use.block;
     if (saved->primary && gnn_block_reloads(block) == 0) {
         return Py_NewRef(owner);
+    }
+    if (saved->reload == gnn_block_reloads(block)) {
+        return gnn_detach(owner); // not the owner itself: the storage counts as in use
     }
     gnn_tensor_view view;
     int64_t offset = gnn_storage_offset(owner), itemsize;

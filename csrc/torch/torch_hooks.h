@@ -43,17 +43,19 @@ bool gnn_is_exact_parameter(PyObject *tensor);
 PyObject *gnn_detach(PyObject *tensor);
 PyObject *gnn_version_object(PyObject *tensor); // int, or NULL with an exception
 int64_t gnn_version(PyObject *tensor);          // -1: exception
-/* The storage: *key is an int object (new reference) equal to the key, for
- * gnn_is_alone. */
-int gnn_storage(PyObject *tensor, PyObject **key, int64_t *bytes);
+/* The storage's key, and its bytes unless NULL. -1: exception. */
+int gnn_storage(PyObject *tensor, uintptr_t *key, int64_t *bytes);
 int64_t gnn_storage_offset(PyObject *tensor); // elements; -1: exception
 PyObject *gnn_dtype_of(PyObject *tensor);
 /* Is an engine's one tensor (of which gnn_storage was asked) the only owner? -1:
  * exception. */
-int gnn_is_alone(PyObject *key);
+int gnn_is_alone(uintptr_t key);
 /* A flat byte tensor with room for `bytes` at the alignment of `like`; *address is
  * where. */
 PyObject *gnn_make_bytes(int64_t bytes, uintptr_t like, char **address, int64_t *held);
+/* An empty tensor of this dtype, sizes and strides at GNN_ALIGNMENT. */
+PyObject *gnn_make_empty(PyObject *dtype, int32_t ndim, const int64_t *shape_strides,
+                         char **address);
 /* The view of `owner`'s storage with this dtype, byte offset, sizes and strides. */
 PyObject *gnn_make_view(PyObject *owner, PyObject *dtype, int64_t itemsize,
                         int64_t byte_offset, int32_t ndim,
@@ -73,6 +75,7 @@ typedef struct gnn_saved { // a use of a block, and how to see this tensor in it
     PyObject *dtype;
     int64_t itemsize, byte_offset; // from the start of the storage as saved
     bool primary;                  // the block's source is this very view
+    int32_t reload;                // the reload that is a tensor like this one, or -1
     int32_t ndim;
     int64_t shape_strides[]; // [2 * ndim]
 } gnn_saved;

@@ -106,6 +106,7 @@ gnn_saved *gnn_saved_new(gnn_engine_object *engine, PyObject *tensor,
     saved->itemsize = view->itemsize;
     saved->byte_offset = offset * view->itemsize;
     saved->primary = false;
+    saved->reload = -1;
     saved->ndim = view->ndim;
     if (row > 0) {
         memcpy(saved->shape_strides, view->shape, row);
@@ -120,6 +121,9 @@ static void saved_dealloc(PyObject *self) {
     gnn_engine_object *engine = saved->engine;
     PyObject *owner = NULL;
     if (saved->use.block) {
+        if (gnn_block_note(saved->use.block) == saved) {
+            gnn_block_set_note(saved->use.block, NULL);
+        }
         if (!gnn_engine_is_ours(engine)) {
             gnn_engine_abandon(engine->engine);
         }

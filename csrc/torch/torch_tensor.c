@@ -39,7 +39,7 @@ static const dl_exchange *exchange;
 static PyObject *tensor_type, *parameter_type, *alone_count;
 static PyObject *as_strided, *view_as, *untyped_storage, *set_storage, *is_neg,
     *is_conj, *is_zero, *get_storage_offset;
-static PyObject *use_count, *empty_strided, *uint8, *empty_keywords, *one_stride;
+static PyObject *use_count, *empty_strided, *uint8, *empty_keywords, *cpu, *one_stride;
 static PyObject *s_detach, *s_cdata, *s_nbytes, *s_dtype, *s_grad_fn, *s_next_functions,
     *s_variable;
 
@@ -104,20 +104,28 @@ static int bind_exchange(void) {
     return table ? 0 : -1;
 }
 
+/* Use count of a storage, an int. */
+static PyObject *count_of(uintptr_t key) {
+    PyObject *number = PyLong_FromUnsignedLongLong(key);
+    PyObject *count = number ? CALL(use_count, number) : NULL;
+    Py_XDECREF(number);
+    return count;
+}
+
 /* Use count of the storage of one tensor that nobody else has: what "alone" means here.
  * */
 static int calibrate(void) {
     char *address;
     int64_t bytes;
-    PyObject *tensor = gnn_make_bytes(16, 0, &address, &bytes), *held = NULL,
-             *key = NULL;
+    uintptr_t key;
+    PyObject *tensor = gnn_make_bytes(16, 0, &address, &bytes), *held = NULL;
     if (tensor && bind_detach(tensor) == 0 && (held = gnn_detach(tensor)) != NULL) {
         Py_CLEAR(tensor);
         if (gnn_storage(held, &key, &bytes) == 0) {
-            alone_count = CALL(use_count, key);
+            alone_count = count_of(key);
         }
     }
-    Py_XDECREF(tensor), Py_XDECREF(held), Py_XDECREF(key);
+    Py_XDECREF(tensor), Py_XDECREF(held);
     return alone_count ? 0 : -1;
 }
 
@@ -142,7 +150,9 @@ static int bind_torch(PyObject *torch) {
     Py_XDECREF(c), Py_XDECREF(nn);
     if (!failed) {
         one_stride = Py_BuildValue("(i)", 1);
-        empty_keywords = Py_BuildValue("{s:O,s:s}", "dtype", uint8, "device", "cpu");
+        cpu = PyObject_CallMethod(torch, "device", "s", "cpu");
+        empty_keywords =
+            cpu ? Py_BuildValue("{s:O,s:O}", "dtype", uint8, "device", cpu) : NULL;
     }
     return failed || !one_stride || !empty_keywords || calibrate() < 0 ? -1 : 0;
 }
@@ -312,19 +322,28 @@ PyObject *gnn_dtype_of(PyObject *tensor) {
     return PyObject_GetAttr(tensor, s_dtype);
 }
 
-int gnn_storage(PyObject *tensor, PyObject **key, int64_t *bytes) {
+int gnn_storage(PyObject *tensor, uintptr_t *key, int64_t *bytes) {
     PyObject *storage = CALL(untyped_storage, tensor);
     if (!storage) {
         return -1;
     }
-    *bytes = to_int(PyObject_CallMethodObjArgs(storage, s_nbytes, NULL));
-    *key = *bytes < 0 ? NULL : PyObject_GetAttr(storage, s_cdata);
+    int64_t size =
+        bytes ? to_int(PyObject_CallMethodObjArgs(storage, s_nbytes, NULL)) : 0;
+    PyObject *number = size < 0 ? NULL : PyObject_GetAttr(storage, s_cdata);
     Py_DECREF(storage);
-    return *key ? 0 : -1;
+    if (!number) {
+        return -1;
+    }
+    *key = (uintptr_t)PyLong_AsUnsignedLongLong(number);
+    Py_DECREF(number);
+    if (bytes) {
+        *bytes = size;
+    }
+    return 0;
 }
 
-int gnn_is_alone(PyObject *key) {
-    PyObject *count = CALL(use_count, key);
+int gnn_is_alone(uintptr_t key) {
+    PyObject *count = count_of(key);
     int alone = count ? PyObject_RichCompareBool(count, alone_count, Py_EQ) : -1;
     Py_XDECREF(count);
     return alone;
@@ -361,12 +380,46 @@ static PyObject *to_tuple(const int64_t *values, int32_t n) {
     return tuple;
 }
 
+/* Most reloads want one dtype: its keyword arguments are kept. */
+static PyObject *keywords_of(PyObject *dtype) {
+    static PyObject *last_dtype, *last;
+    if (dtype != last_dtype) {
+        PyObject *keywords = Py_BuildValue("{s:O,s:O}", "dtype", dtype, "device", cpu);
+        if (!keywords) {
+            return NULL;
+        }
+        Py_XDECREF(last);
+        last = keywords; // holds the dtype too
+        last_dtype = dtype;
+    }
+    return Py_NewRef(last);
+}
+
+PyObject *gnn_make_empty(PyObject *dtype, int32_t ndim, const int64_t *shape_strides,
+                         char **address) {
+    PyObject *shape = to_tuple(shape_strides, ndim);
+    PyObject *strides = to_tuple(shape_strides + ndim, ndim);
+    PyObject *args = shape && strides ? PyTuple_Pack(2, shape, strides) : NULL;
+    PyObject *keywords = args ? keywords_of(dtype) : NULL;
+    PyObject *tensor = keywords ? PyObject_Call(empty_strided, args, keywords) : NULL;
+    Py_XDECREF(shape), Py_XDECREF(strides), Py_XDECREF(args), Py_XDECREF(keywords);
+    gnn_tensor_view view;
+    if (tensor && gnn_tensor_read(tensor, &view) < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "torch.empty_strided gave no memory");
+        Py_CLEAR(tensor);
+    }
+    if (tensor) {
+        *address = view.data;
+    }
+    return tensor;
+}
+
 /* For a storage that was saved under several dtypes: no view of the source, a new
  * tensor. */
 static PyObject *set_view(PyObject *owner, PyObject *dtype, PyObject *offset,
                           PyObject *shape, PyObject *strides) {
     PyObject *storage = CALL(untyped_storage, owner);
-    PyObject *keywords = Py_BuildValue("{s:O,s:s}", "dtype", dtype, "device", "cpu");
+    PyObject *keywords = keywords_of(dtype);
     PyObject *none = Py_BuildValue("((i)O)", 0, one_stride), *result = NULL;
     PyObject *tensor = storage && keywords && none
                            ? PyObject_Call(empty_strided, none, keywords)

@@ -66,8 +66,8 @@ typedef struct hammer_task {
 static inline void *hammer_thread(void *argument) {
     hammer_task *task = argument;
     for (int round = 0; round < task->rounds; round++) {
-        roundtrip(task->link, 1 + (int64_t)(rand_r(&task->seed) % (3 * MIB)),
-                  round % 9);
+        int64_t most = round % 3 ? 3 * MIB : MIB / 16; // some small enough to be at once
+        roundtrip(task->link, 1 + (int64_t)(rand_r(&task->seed) % most), round % 9);
     }
     return NULL;
 }
