@@ -1,31 +1,32 @@
 """What a saved tensor costs: no hooks, Python hooks, ours skipped, ours moved.
 
 One run, contenders interleaved round by round, gradients compared first. The work is a
-chain of sines, each of which saves its input, a tensor of its own. Costs are host time
-(CPU time of the thread that runs the step, so that other work on the machine does not
-count) added per saved tensor, forward and backward together, over the same chain
-without hooks: median over rounds of the difference within a round, and the best round.
+chain of sines, each of which saves its input, a tensor of its own. A cost is the time
+added per saved tensor, forward and backward together, over the same chain without hooks
+in the same round: the median over rounds, with its quartiles. "Host" is the CPU time of
+the thread that runs the step (what the copy workers do beside it does not count),
+"wall" the time that passed, which other work on the machine lengthens.
 
-Bars: a skipped tensor costs no more than the Python pair
-`lambda t: (t.detach(), t._version)`; a moved one at most 15 microseconds over a
-RAM-to-RAM link; outside the context nothing (less than the spread of the plain chain).
+Bars, on host time: a skipped tensor costs no more than the Python pair
+`lambda t: (t.detach(), t._version)`; a moved one of 4 KiB at most 15 microseconds over
+a RAM-to-RAM link; outside the context nothing (less than the spread of the plain
+chain). A moved tensor of 1 MiB, which a worker copies, is shown beside them.
 """
 
 import argparse
 import contextlib
-import json
-import platform
-import statistics
-import subprocess
+import os
 import time
-from pathlib import Path
 
+import measure
 import torch
 
 import gnnoffload as go
 
-MOVED_BAR = 15e-6
-SKIPPED_FLOATS, MOVED_FLOATS = 16, 1024
+MOVED_BAR = 15  # microseconds
+PLAIN, PYTHON, SKIPPED, MOVED = "no hooks", "Python hooks", "ours, skipped", "moved"
+OUTSIDE = "outside"
+CLOCKS = {"host": time.thread_time, "wall": time.perf_counter}
 
 
 def python_hooks():
@@ -43,19 +44,20 @@ def chain(w, length):
 
 
 def step(w, length, context):
-    """Seconds of forward and backward of one chain."""
+    """{clock: seconds} of forward and backward of one chain."""
     w.grad = None
-    begin = time.thread_time()
+    begin = {name: clock() for name, clock in CLOCKS.items()}
     with context:
         h = chain(w, length)
         loss = h.sum()
         del h
     loss.backward()
-    return time.thread_time() - begin
+    return {name: clock() - begin[name] for name, clock in CLOCKS.items()}
 
 
 def compare(contenders, floats, length, rounds):
-    """{name: [seconds of a step per round]}; the gradients must agree bit for bit."""
+    """{clock: {name: [added seconds per saved tensor, by round]}}; the plain chain's own
+    entry is its whole time. The gradients must agree bit for bit."""
     w = torch.full((floats,), 1.0, requires_grad=True)
     step(w, length, contextlib.nullcontext())
     expected = w.grad.clone()
@@ -64,124 +66,109 @@ def compare(contenders, floats, length, rounds):
             step(w, length, context)
         if not torch.equal(w.grad, expected):
             raise SystemExit("a contender changed the gradient")
-    times = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, context in contenders.items():
-            times[name].append(step(w, length, context))
-    return times
+    steps = {name: [] for name in contenders}
+    names = list(contenders)
+    for turn in range(rounds):
+        for k in range(len(names)):
+            name = names[(k + turn) % len(names)]
+            steps[name].append(step(w, length, contenders[name]))
+    return {clock: _added(steps, clock, length) for clock in CLOCKS}
 
 
-def added(times, name, saves):
-    """(median, best) added seconds per saved tensor over the plain chain."""
-    plain = times["no hooks"]
-    each = [(t - p) / saves for t, p in zip(times[name], plain, strict=True)]
-    return statistics.median(each), (min(times[name]) - min(plain)) / saves
-
-
-def commit():
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.check_output(
-            command, text=True, cwd=Path(__file__).parent
-        ).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument(
-        "--length", type=int, default=512, help="operations in the chain"
-    )
-    parser.add_argument("--json", default="benchmarks/results/hooks.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    length, rounds = arguments.length, arguments.rounds
-    saves = length
-
-    skipping = go.offload("1GiB", store="ram", min_bytes="1MiB", host_limit="64MiB")
-    small = {
-        "no hooks": contextlib.nullcontext(),
-        "Python hooks": python_hooks(),
-        "ours, skipped": skipping,
-        "outside": contextlib.nullcontext(),
+def _added(steps, clock, saves):
+    seconds = {n: [s[clock] / saves for s in each] for n, each in steps.items()}
+    plain = seconds[PLAIN]
+    return {
+        name: [t - p for t, p in zip(each, plain, strict=True)]
+        if name != PLAIN
+        else each
+        for name, each in seconds.items()
     }
-    window = 64 * 4 * MOVED_FLOATS
+
+
+def compare_skipped(length, rounds):
+    """Tensors of 64 bytes, below min_bytes."""
+    contenders = {
+        PLAIN: contextlib.nullcontext(),
+        PYTHON: python_hooks(),
+        SKIPPED: go.offload("1GiB", store="ram", min_bytes="1MiB", host_limit="64MiB"),
+        OUTSIDE: contextlib.nullcontext(),
+    }
+    return compare(contenders, 16, length, rounds)
+
+
+def compare_moved(size, length, rounds):
+    """Tensors of `size` bytes, all moved; also how many copies a step made."""
     moving = go.offload(
         0,
         store="ram",
         min_bytes=1,
-        inflight=window,
-        prefetch=window,
-        host_limit="64MiB",
+        inflight=64 * size,
+        prefetch=64 * size,
+        host_limit=2 * length * size,
     )
-    large = {
-        "no hooks": contextlib.nullcontext(),
-        "Python hooks": python_hooks(),
-        "ours, moved": moving,
-    }
-    with_small = compare(small, SKIPPED_FLOATS, length, rounds)
-    with_large = compare(large, MOVED_FLOATS, length, rounds)
+    contenders = {PLAIN: contextlib.nullcontext(), MOVED: moving}
+    times = compare(contenders, size // 4, length, rounds)
     report = moving.report()
+    return times, {"saves": length, "out": report.copies_out, "in": report.copies_in}
 
-    rows = {}
-    for name in ("Python hooks", "ours, skipped", "outside"):
-        rows[name] = added(with_small, name, saves)
-    rows["Python hooks (4 KiB)"] = added(with_large, "Python hooks", saves)
-    rows["ours, moved"] = moved = added(with_large, "ours, moved", saves)
 
-    print(
-        f"host time added per saved tensor, {rounds} rounds of {saves} saves, 1 thread"
-    )
-    print(f"{'':32} {'median':>10} {'best':>10}")
-    for name, (median, best) in rows.items():
-        print(f"{name:32} {median * 1e6:7.2f} us {best * 1e6:7.2f} us")
-    pairs = zip(with_small["ours, skipped"], with_small["Python hooks"], strict=True)
-    ratio = statistics.median(ours / python for ours, python in pairs)
-    spread = statistics.quantiles(
-        [
-            abs(a - b) / saves
-            for a, b in zip(
-                *(with_small[n] for n in ("no hooks", "outside")), strict=True
-            )
-        ],
-        n=4,
-    )[2]
-    bars = {
-        "skipped <= Python pair": rows["ours, skipped"][0] <= rows["Python hooks"][0],
-        "moved <= 15 us": moved[0] <= MOVED_BAR,
-        "outside within spread": abs(rows["outside"][0]) <= spread,
+def judge(small, moved):
+    """{bar: held}, on host time."""
+    plain_spread = measure.quartiles([abs(t) for t in small["host"][OUTSIDE]])[2]
+    medians = {name: measure.median(t) for name, t in small["host"].items()}
+    return {
+        "skipped <= Python pair": medians[SKIPPED] <= medians[PYTHON],
+        f"moved, 4 KiB <= {MOVED_BAR} us": measure.median(moved["host"][MOVED])
+        <= MOVED_BAR * 1e-6,
+        "outside within spread": abs(medians[OUTSIDE]) <= plain_spread,
     }
-    print(f"whole step, skipped over Python pair, median of ratios: {ratio:.3f}")
-    print(
-        f"moved, of {saves} saves: {report.copies_out} out, {report.copies_in} in again"
-    )
-    for name, held in bars.items():
-        print(f"{'held ' if held else 'MISSED'} {name}")
 
-    path = Path(arguments.json)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(
-            {
-                "machine": platform.processor() or platform.machine(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "commit": commit(),
-                "rounds": rounds,
-                "saves_per_step": saves,
-                "seconds_added_per_save": {
-                    name: {"median": median, "best": best}
-                    for name, (median, best) in rows.items()
-                },
-                "step_ratio_skipped_over_python": ratio,
-                "bars": bars,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--length", type=int, default=512, help="saves in a step")
+    parser.add_argument("--no-save", action="store_true")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    measure.recycle_memory()
+    load = os.getloadavg()[0]
+
+    small = compare_skipped(options.length, options.rounds)
+    moved, copies = compare_moved(4 << 10, options.length, options.rounds)
+    # A step of 1 MiB tensors takes longer: fewer of them, fewer rounds.
+    length, rounds = max(1, options.length // 8), max(1, options.rounds // 5)
+    moved_large, copies_large = compare_moved(1 << 20, length, rounds)
+
+    rows = {name: (small, name) for name in (PYTHON, SKIPPED, OUTSIDE)}
+    rows |= {"ours, moved, 4 KiB": (moved, MOVED)}
+    rows |= {"ours, moved, 1 MiB": (moved_large, MOVED)}
+    added = {
+        row: {clock: measure.quartiles(times[clock][name]) for clock in CLOCKS}
+        for row, (times, name) in rows.items()
+    }
+    bars = judge(small, moved)
+
+    print(f"microseconds added per saved tensor, {options.rounds} rounds, 1 thread")
+    print(f"{'':20} {'host: lower, median, upper':>27} {'wall':>23}")
+    for row, clocks in added.items():
+        numbers = " ".join(f"{t * 1e6:8.2f}" for c in CLOCKS for t in clocks[c])
+        print(f"{row:20} {numbers}")
+    for name, of in (("4 KiB", copies), ("1 MiB", copies_large)):
+        print(f"{name}, of {of['saves']} saves: {of['out']} out, {of['in']} in again")
+    for name, held in bars.items():
+        print(f"{'held  ' if held else 'MISSED'} {name}")
+    if not options.no_save:
+        result = {
+            "facts": measure.facts(["torch"]),
+            "load": load,
+            "rounds": options.rounds,
+            "seconds_added_per_save": added,
+            "copies": {"4 KiB": copies, "1 MiB": copies_large},
+            "bars": bars,
+        }
+        measure.save("hooks", result)
 
 
 if __name__ == "__main__":

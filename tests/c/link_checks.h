@@ -66,7 +66,8 @@ typedef struct hammer_task {
 static inline void *hammer_thread(void *argument) {
     hammer_task *task = argument;
     for (int round = 0; round < task->rounds; round++) {
-        int64_t most = round % 3 ? 3 * MIB : MIB / 16; // some small enough to be at once
+        int64_t most =
+            round % 3 ? 3 * MIB : MIB / 16; // some small enough to be at once
         roundtrip(task->link, 1 + (int64_t)(rand_r(&task->seed) % most), round % 9);
     }
     return NULL;
