@@ -9,6 +9,7 @@ everywhere; `eid` maps an entry to the caller's edge.
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from gnnoffload import _dispatch
 from gnnoffload._dispatch import call
@@ -354,7 +355,7 @@ def as_graph_csr(rowptr, col, size=None) -> Graph:
 
 
 def _plain_graph(edge_index, size, flow):
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return _compiled_graph(edge_index, size, flow)
     return _cached_graph(edge_index, size, flow)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gnnoffload._dispatch import GraphArgs, below_autograd, call_spmm
+from gnnoffload._dispatch import GraphArgs, call_spmm
 from gnnoffload.graph import Graph
 
 CHUNK_BYTES = 1 << 20  # of messages: they stay in a core's second-level cache
@@ -30,9 +30,8 @@ class Chunk(NamedTuple):
     segments: GraphArgs  # row r <- the entries of r, to sum an [n, F] block by row
 
     def sum_rows(self, messages):
-        """[n, F] -> [rows, F], not recorded"""
-        with below_autograd():
-            return call_spmm(messages, None, None, None, self.segments)
+        """[n, F] -> [rows, F], for callers below autograd"""
+        return call_spmm(messages, None, None, None, self.segments)
 
     def spread_rows(self, x):
         """[N, F] -> [n, F]: the own row of each entry"""

@@ -9,7 +9,7 @@ Saved: x, the edge features, the projection. Nothing of size E x F.
 import torch
 from torch.nn.functional import linear
 
-from gnnoffload._dispatch import below_autograd
+from gnnoffload._dispatch import below_autograd, eager_apply
 from gnnoffload.nn._edge_chunks import chunks
 
 
@@ -34,7 +34,7 @@ def relu_message_sum(
     if torch.compiler.is_compiling():
         y = _plain(graph, x, edge_attr, weight, bias)
         return y if root is None else torch.add(y, root, alpha=factor)
-    return _ReluMessageSum.apply(graph, x, edge_attr, weight, bias, root, factor)
+    return _record(graph, x, edge_attr, weight, bias, root, factor)
 
 
 def _plain(graph, x, edge_attr, weight, bias):
@@ -96,8 +96,13 @@ class _ReluMessageSum(torch.autograd.Function):
                 ctx.graph, ctx.saved_tensors, needs, grad_y
             )
         else:
-            grads = _backward(ctx.graph, ctx.saved_tensors, needs, grad_y)
+            inputs = ctx.saved_tensors
+            with below_autograd():
+                grads = _backward(ctx.graph, inputs, needs, grad_y)
         return None, *grads, grad_root, None
+
+
+_record = eager_apply(_ReluMessageSum)  # layers fall back under torch.func
 
 
 def _backward(graph, inputs, needs, grad_y):

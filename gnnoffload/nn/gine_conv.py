@@ -46,7 +46,7 @@ class GINEConv(PyGGINEConv):
         factor = self._root_factor(x_src, x_dst, edge_attr if lin is None else weight)
         root = None if factor is None else x_dst
         out = relu_message_sum(adj.graph, x_src, edge_attr, weight, bias, root, factor)
-        if _guard.reduction(self) == "mean":
+        if factor is None and _guard.reduction(self) == "mean":
             out = out / adj.graph.degree.clamp(min=1).view(-1, 1).to(out.dtype)
         if root is None and x_dst is not None:
             out = add_root(out, x_dst, self.eps)

@@ -62,6 +62,22 @@ def test_first_and_second_derivatives():
     )
 
 
+@pytest.mark.law(1)
+def test_the_root_term_and_its_derivatives():
+    graph = graph_of(9, 5, 4)
+    inputs = leaves(graph, 4, 3)
+    root = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
+
+    def function(root, *args):
+        return relu_message_sum(graph, *args, root, 1.5)
+
+    expected = _plain(graph, *inputs) + 1.5 * root
+    torch.testing.assert_close(function(root, *inputs), expected)
+    for args in ((root, *inputs), (root, *[t.detach() for t in inputs])):
+        assert torch.autograd.gradcheck(function, args)
+        assert torch.autograd.gradgradcheck(function, args)
+
+
 class LargestTensor(TorchDispatchMode):
     """The most elements of any tensor that an op returns."""
 
