@@ -167,7 +167,11 @@ static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status) {
     if (status != GNN_OK) {
         stats->failed_writes++;
         set_warning(e);
-        gnn_block_free_slot(e, b);
+        if (status == GNN_EIO) { // the next tenant would meet the same bad place
+            gnn_block_retire_slot(e, b);
+        } else {
+            gnn_block_free_slot(e, b);
+        }
     }
     gnn_block_free_ticket(e, b);
     if (b->uses == 0) {

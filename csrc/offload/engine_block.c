@@ -108,13 +108,18 @@ gnn_block *gnn_engine_find(gnn_engine *e, uintptr_t storage) {
 
 /* -------------------------------------------------------------- slots, owners, ends */
 
-void gnn_block_free_slot(gnn_engine *e, gnn_block *b) {
+void gnn_block_retire_slot(gnn_engine *e, gnn_block *b) {
     if (b->has_slot) {
         e->out_bytes -= b->slot.bytes;
         b->has_slot = false;
-        if (e->link) {
-            e->link->ops->slot_free(e->link, b->slot);
-        }
+    }
+}
+
+void gnn_block_free_slot(gnn_engine *e, gnn_block *b) {
+    bool had_slot = b->has_slot;
+    gnn_block_retire_slot(e, b);
+    if (had_slot && e->link) {
+        e->link->ops->slot_free(e->link, b->slot);
     }
 }
 

@@ -103,6 +103,8 @@ void gnn_block_move(gnn_engine *engine, gnn_block *block, gnn_account account,
                     int64_t held, bool at_head); // held: what its owner now keeps alive
 void gnn_block_set_key(gnn_engine *engine, gnn_block *block, uintptr_t storage);
 void gnn_block_free_slot(gnn_engine *engine, gnn_block *block);
+/* Leaves the far-side place unused from now on. */
+void gnn_block_retire_slot(gnn_engine *engine, gnn_block *block);
 void gnn_block_free_ticket(gnn_engine *engine, gnn_block *block);
 void gnn_block_free_ready(gnn_engine *engine, gnn_block *block);
 /* From here on its storage's address is nobody's key. */

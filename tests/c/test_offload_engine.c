@@ -187,6 +187,8 @@ static void test_failed_copies(void) {
     release(&a), release(&b);
     gnn_pass_stats s = last_finished();
     CHECK(s.failed_writes == 1 && s.failed_reads == 1);
+    CHECK(link_now->n_slots == 1); // where the write failed nothing is put again
+    slot_free(&link_now->base, (gnn_slot){(intptr_t)link_now->copies[0].to, BYTES});
     close_engine();
 }
 
