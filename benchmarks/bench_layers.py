@@ -65,7 +65,7 @@ def judge(samples):
 
 def _bar(text, values, limit, unit):
     worst = max(values, key=values.get)
-    number = f"{values[worst]:.3g} {unit} ({worst})"
+    number = f"{values[worst]:.4g} {unit} ({worst})"
     held = values[worst] <= limit
     return {"bar": text, "held": held, "worst": number, "values": values}
 
