@@ -52,8 +52,7 @@ def sdist(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wheel(sdist, tmp_path_factory):
     tmp = tmp_path_factory.mktemp("from sdist")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp, filter="data")
+    shutil.unpack_archive(sdist, tmp)
     (source,) = tmp.iterdir()
     return build("wheel", source, tmp_path_factory.mktemp("wheel"))
 
