@@ -7,7 +7,7 @@ the number of nodes.
 import numpy as np
 import torch
 
-PHI = (1 + 5**0.5) / 2
+from gnnoffload.mesh import icosphere
 
 
 def _shuffled(source, destination, n_nodes, seed):
@@ -20,45 +20,8 @@ def _shuffled(source, destination, n_nodes, seed):
 
 def mesh(level):
     """Icosahedral multimesh: the edges of levels 0..level on the finest nodes."""
-    corners = [(0, s, t * PHI) for s in (1, -1) for t in (1, -1)]
-    points = [p[k:] + p[:k] for p in corners for k in range(3)]
-    points = np.array(points) / np.hypot(1, PHI)
-    faces = _icosahedron_faces(points)
-    edges = []
-    for step in range(level + 1):
-        sides = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-        edges.append(np.concatenate([sides, sides[:, ::-1]]))
-        if step < level:
-            points, faces = _subdivide(points, faces)
-    edges = np.concatenate(edges)
-    return _shuffled(edges[:, 0], edges[:, 1], len(points), level)
-
-
-def _icosahedron_faces(points):
-    gap = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    near = np.isclose(gap, gap[gap > 1e-9].min())
-    n = len(points)
-    return np.array(
-        [
-            (i, j, k)
-            for i in range(n)
-            for j in range(i + 1, n)
-            for k in range(j + 1, n)
-            if near[i, j] and near[j, k] and near[i, k]
-        ]
-    )
-
-
-def _subdivide(points, faces):
-    sides = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    sides, inverse = np.unique(np.sort(sides, axis=1), axis=0, return_inverse=True)
-    middle = points[sides].sum(axis=1)
-    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
-    ab, bc, ca = (len(points) + inverse).reshape(3, -1)
-    a, b, c = faces.T
-    quads = [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
-    faces = np.concatenate([np.stack(q, axis=1) for q in quads])
-    return np.concatenate([points, middle]), faces
+    sphere = icosphere(level)
+    return _shuffled(*sphere.edge_index.numpy(), sphere.num_nodes, level)
 
 
 def power_law(n_nodes, n_edges, seed=0):
