@@ -13,6 +13,8 @@ PY := "$(VENV)/bin/python"
 PYTEST := $(PY) -m pytest -q
 C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] tests/c/*.[ch] tests/*/*.cpp)
 OP ?=
+# Threads that wait should not spin: tests and copies share the cores with them.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check ctest bench fmt lint compat build venv clean
@@ -29,7 +31,7 @@ test: build ctest ## set up and run every test
 	$(Q)GNNOFFLOAD_CTEST_RESULTS=build/ctest $(PYTEST) $(ARGS)
 
 check: build lint ctest ## before each commit: format, lint, C tests, fast tests
-	$(Q)$(PYTEST) -m "not slow" $(ARGS)
+	$(Q)OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" $(ARGS)
 
 ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
