@@ -55,6 +55,20 @@ gnn_status torch_op_empty(struct torch_op *op, int output, int32_t dtype, int64_
 /* Scratch of `bytes`, 64-byte aligned, NULL for 0. */
 gnn_status torch_op_scratch(struct torch_op *op, int64_t bytes, void **data);
 
+/* torch_op_args.c: arguments of message-passing ops; errors name `argument`.
+ *   graph       six tensors from argument `first` on, then n_rows and n_cols; only the
+ *               first half is read
+ *   matrix      dense [n_rows, F] of *dtype, which is set when `first`
+ *   vector      [n] of dtype, or an empty one: *data is NULL
+ *   row_stride  in elements; a matrix of one row or none may have any */
+gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a);
+gnn_status torch_op_matrix(struct torch_op *op, uint64_t i, const char *argument,
+                           int64_t n_rows, bool first, gnn_dtype *dtype,
+                           struct torch_view *view);
+gnn_status torch_op_vector(struct torch_op *op, uint64_t i, const char *argument,
+                           int64_t n, gnn_dtype dtype, const void **data);
+int64_t torch_op_row_stride(const struct torch_view *view);
+
 int32_t torch_dtype_code(gnn_dtype dtype);
 
 /* One op of the namespace gnnoffload and its CPU kernel. */
