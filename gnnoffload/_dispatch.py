@@ -221,6 +221,11 @@ class _Sddmm(Function):
 _record_spmm, _record_sddmm = eager_apply(_Spmm), eager_apply(_Sddmm)
 
 
+def is_transformed() -> bool:
+    """Under torch.compile, torch.func or forward-mode differentiation."""
+    return is_compiling() or _transforms_active() or forward_ad._current_level >= 0
+
+
 def call_spmm(x, weight, row_scale, col_scale, graph, absent=_ABSENT):
     """The op itself; None is an absent weight or scale."""
     return spmm_op(

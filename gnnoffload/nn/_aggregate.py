@@ -3,6 +3,7 @@
 import torch
 from torch.nn.functional import linear
 
+from gnnoffload._dispatch import is_transformed
 from gnnoffload.nn._guard import is_plain
 from gnnoffload.ops import spmm
 
@@ -42,11 +43,20 @@ def aggregate_and_project(graph, x, weight, reduce, lin):
     return y if bias is None else y + bias
 
 
-def add_projection(y, x, lin):
-    """y + lin(x) for a lin without bias, in one pass over y when that is the same."""
-    if y.dtype is x.dtype and is_plain(lin) and lin._parameters["bias"] is None:
-        return torch.addmm(y, x, lin._parameters["weight"].t())
-    return y + lin(x)
+def add_projection(y, x, lin, made_by):
+    """y + lin(x) for a lin without bias, in one pass over y when that is the same.
+
+    y is overwritten when nobody else can hold it: `made_by`, the module whose output it
+    is, is plain (no hooks). That is one [N_dst, F_out] less at the peak, the same bits.
+    """
+    w = lin._parameters.get("weight")
+    if not (w is not None and y.dtype is x.dtype is w.dtype and is_plain(lin)):
+        return y + lin(x)
+    if lin._parameters["bias"] is not None:
+        return y + lin(x)
+    if is_plain(made_by) and not is_transformed():
+        return y.addmm_(x, w.t())
+    return torch.addmm(y, x, w.t())
 
 
 def add_root(y, x, eps):

@@ -42,7 +42,9 @@ class GraphConv(PyGGraphConv):
         out = aggregate_and_project(
             adj.graph, pair[0], weight, _guard.reduction(self), self.lin_rel
         )
-        return out if pair[1] is None else add_projection(out, pair[1], self.lin_root)
+        if pair[1] is None:
+            return out
+        return add_projection(out, pair[1], self.lin_root, made_by=self.lin_rel)
 
     def _forward_pyg(self, reason, x, edge_index, edge_weight, size):
         size = _guard.size_for_pyg(edge_index, size)

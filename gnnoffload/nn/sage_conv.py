@@ -46,7 +46,7 @@ class SAGEConv(PyGSAGEConv):
             adj.graph, x_src, weight, _guard.reduction(self), self.lin_l
         )
         if self.root_weight and x_dst is not None:
-            out = add_projection(out, x_dst, self.lin_r)
+            out = add_projection(out, x_dst, self.lin_r, made_by=self.lin_l)
         return normalize(out, p=2.0, dim=-1) if self.normalize else out
 
     def _forward_pyg(self, reason, x, edge_index, size):

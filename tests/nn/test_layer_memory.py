@@ -55,3 +55,37 @@ def test_nothing_of_size_edges_by_features(name, no_fallback):
         stock.forward(layer, x, edge_index, *rest).sum().backward()
     if name != "gcn wide to narrow":
         assert largest.elements >= E * F  # PyG's, so the mode sees such tensors
+
+
+@pytest.mark.parametrize(
+    ("layer", "first"),
+    [(nn.SAGEConv(F, F), "lin_l"), (nn.GraphConv(F, F), "lin_rel")],
+    ids=["sage", "graph"],
+)
+def test_the_root_term_is_added_in_place_unless_somebody_holds_the_sum(layer, first):
+    edge_index, x = torch.randint(N, (2, E)), torch.randn(N, F)
+    with AddmmNames() as alone:
+        expected = layer(x, edge_index)
+    held = []
+    lin = getattr(layer, first)
+    handle = lin.register_forward_hook(lambda m, i, out: held.append(out))
+    with AddmmNames() as watched:
+        result = layer(x, edge_index)
+    handle.remove()
+    assert alone.names[-1] == "addmm_"
+    assert watched.names[-1] == "addmm"
+    assert torch.equal(result, expected)
+    assert not torch.equal(held[0], result)
+
+
+class AddmmNames(TorchDispatchMode):
+    """Names of the addmm calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "addmm" in function.__name__:
+            self.names.append(function.__name__.split(".")[0])
+        return function(*args, **(kwargs or {}))
