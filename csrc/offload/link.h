@@ -37,18 +37,31 @@ typedef struct gnn_link_stats {
 
 typedef struct gnn_link_ops {
     const char *name; // "file", "ram", "cuda"
+    /* True: `order` makes a stream wait and the host runs on, `get` may follow a `put`
+     * that is under way, and a slot may be given back while copies of it are: what is
+     * copied there next comes after them. False: `order` waits like `wait`. */
+    bool ordered;
 
     /* Reserves far-side space. GNN_EFULL when the tier is full (not an error of the
      * caller). */
     gnn_status (*slot_alloc)(gnn_link *link, int64_t bytes, gnn_slot *slot);
-    /* Gives far-side space back; no copy of the slot may be under way. GNN_ESTATE,
-     * changing nothing, for a slot that is not in use. */
+    /* Gives far-side space back; no copy of the slot may be under way unless the link
+     * is `ordered`. GNN_ESTATE, changing nothing, for a slot that is not in use. */
     gnn_status (*slot_free)(gnn_link *link, gnn_slot slot);
 
     /* Marks "all work queued on `stream` up to now". Freed by mark_free. Host links:
      * 0. */
     gnn_status (*mark)(gnn_link *link, gnn_stream stream, gnn_mark *mark);
     void (*mark_free)(gnn_link *link, gnn_mark mark);
+
+    /* NULL in host links. *capturing: a graph is captured on the stream, so nothing may
+     * be asked, marked or copied now. */
+    gnn_status (*capturing)(gnn_link *link, gnn_stream stream, bool *capturing);
+    /* A mark that knows its time, and the time between two of them once both have
+     * passed (*done); `wait` waits for that. NULL in host links. */
+    gnn_status (*clock)(gnn_link *link, gnn_stream stream, gnn_mark *mark);
+    gnn_status (*seconds)(gnn_link *link, gnn_mark from, gnn_mark to, bool wait,
+                          bool *done, double *seconds);
 
     /* Starts near[0:slot.bytes) -> slot once `after` has passed. near stays valid
      * and unchanged until the ticket is done. Ticket 0: the copy was made at once. */
@@ -119,5 +132,17 @@ gnn_status gnn_link_file_open(const gnn_link_file_options *options, gnn_link **l
 /* "ext4", and whether copies bypass the page cache, which a trial at opening has
  * shown. */
 void gnn_link_file_info(gnn_link *link, const char **file_system, bool *direct);
+
+/* Device memory to page-locked host memory on the device's nearest CPU node, over a
+ * table of CUDA calls that outlives the link; `limit` bytes at most. One stream each
+ * way; the host waits in `wait`, `wait_for` and `close` only. After a fault of the
+ * device every wait returns GNN_EDEVICE, and close still frees everything. */
+struct gnn_cuda_api;
+typedef struct gnn_link_cuda_options {
+    const struct gnn_cuda_api *api;
+    int device;
+    int64_t limit;
+} gnn_link_cuda_options;
+gnn_status gnn_link_cuda_open(const gnn_link_cuda_options *options, gnn_link **link);
 
 #endif

@@ -1,6 +1,8 @@
 /* link_host.c: the calls of link.h over a copy queue and a slot table. */
 #include "offload/link_host.h"
 
+#include "offload/fork_count.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,21 +11,8 @@ static gnn_host_link *host(gnn_link *link) {
     return (gnn_host_link *)link;
 }
 
-/* Counted rather than asked for: getpid is a system call, and each call of a link
- * checks. */
-static unsigned forks; // on the way from the first process to this one
-static pthread_once_t forks_counted = PTHREAD_ONCE_INIT;
-
-static void count_fork(void) {
-    forks++;
-}
-
-static void start_counting(void) {
-    pthread_atfork(NULL, NULL, count_fork);
-}
-
 bool gnn_host_link_forked(const gnn_host_link *link) {
-    return link->forks != forks;
+    return link->forks != gnn_fork_count();
 }
 
 #define REQUIRE_OWNER(link)                                                            \
@@ -35,9 +24,8 @@ gnn_status gnn_host_link_open(gnn_host_link *link, int64_t limit, int64_t align,
                               gnn_chunk_fn copy, int threads, int64_t chunk_bytes) {
     GNN_REQUIRE(threads >= 1 && threads <= 64, GNN_EINVAL,
                 "link: threads must be in 1..64, got %d", threads);
-    pthread_once(&forks_counted, start_counting);
     link->owner = getpid();
-    link->forks = forks;
+    link->forks = gnn_fork_count();
     gnn_slots_init(&link->slots, limit, align);
     GNN_TRY(gnn_copy_queue_open(copy, link, threads, chunk_bytes, &link->copies));
     pthread_mutex_init(&link->mutex, NULL);
