@@ -4,7 +4,8 @@ Nothing of torch is needed: libtorch's functions are looked up when the module i
 
 Switches (environment)
     GNNOFFLOAD_CUDA=0|1       never | always, or fail; unset: where nvcc is found
-    TORCH_CUDA_ARCH_LIST      "8.0;9.0+PTX": the GPUs to compile for
+    TORCH_CUDA_ARCH_LIST      "8.0;9.0+PTX": the GPUs to compile for; unset: in place
+                              those two, for a wheel every one from 7.5 to 12.0
     GNNOFFLOAD_DEBUG=1        -O0 -g, assertions on
     GNNOFFLOAD_SANITIZE=1     AddressSanitizer and UndefinedBehaviorSanitizer
     GNNOFFLOAD_WERROR=1       warnings are errors, as in CI
@@ -42,7 +43,10 @@ C_FLAGS = [
 ]
 # Exceptions and guarded statics would pull in libstdc++.
 CUDA_HOST_FLAGS = "-fPIC,-fno-exceptions,-fno-threadsafe-statics,-fvisibility=hidden"
-CUDA_ARCHS = "8.0;8.6;9.0;10.0;12.0+PTX"
+CUDA_ARCHS = {
+    "development": "8.0;9.0+PTX",
+    "release": "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX",
+}
 
 
 def switch(name):
@@ -106,11 +110,12 @@ class Cuda:
     def arch_flags(self):
         """-gencode flags: TORCH_CUDA_ARCH_LIST, else those of ours this nvcc knows."""
         asked = os.environ.get("TORCH_CUDA_ARCH_LIST")
+        purpose = "release" if "bdist_wheel" in sys.argv else "development"
         listed = subprocess.run(
             [self.nvcc, "--list-gpu-arch"], capture_output=True, text=True
         ).stdout.split()
         flags = []
-        for arch in re.split(r"[;,\s]+", (asked or CUDA_ARCHS).strip(" ;,")):
+        for arch in re.split(r"[;,\s]+", (asked or CUDA_ARCHS[purpose]).strip(" ;,")):
             match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
             if not match:
                 raise SystemExit(

@@ -13,6 +13,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* ---------------------------------------------------------------- status and message */
 
 /* name, text, Python exception raised for it */
@@ -101,7 +105,13 @@ typedef struct gnn_csr {
     const int32_t *col;    // [n_edges]
     const void *eid; // [n_edges] entry -> edge in the caller's order; NULL: identity
     gnn_dtype eid_dtype; // GNN_I32 or GNN_I64
+    // CUDA only: [n_split, 2] row and chunk number of every chunk of GNN_CUDA_CHUNK
+    // entries of the rows that have more, in order. n_split 0: such rows stay whole.
+    const int64_t *split;
+    int64_t n_split;
 } gnn_csr;
+
+enum { GNN_CUDA_CHUNK = 256 };
 
 /* Checks a CSR given by a caller, before anything else sees it.
  *   rowptr [n_rowptr], col [n_edges], of dtype GNN_I32 or GNN_I64 each
@@ -156,6 +166,13 @@ typedef struct gnn_spmm_args {
 int64_t gnn_spmm_scratch(const gnn_csr *a, int64_t n_features, gnn_dtype dtype);
 gnn_status gnn_spmm_cpu(const gnn_spmm_args *args);
 
+/* The same on a CUDA device: every pointer but args is device memory, `stream` is a
+ * cudaStream_t of the current device. Queues the work and does not wait. A row's bits
+ * depend on that row alone, not on the device or on whether rows are split.
+ * GNN_EDEVICE when the launch fails, GNN_ENOTSUP when built without CUDA. */
+int64_t gnn_spmm_cuda_scratch(const gnn_csr *a, int64_t n_features, gnn_dtype dtype);
+gnn_status gnn_spmm_cuda(const gnn_spmm_args *args, uint64_t stream);
+
 /* z[eid[e]] = s[i] * t[col[e]] * <u[i, :], v[col[e], :]>   for every entry e of row i
  *   u [n_rows, F], v [n_cols, F] of dtype, rows u_stride and v_stride elements apart
  *   row_scale, col_scale as in gnn_spmm_args          z [n_edges] of dtype, overwritten */
@@ -167,9 +184,14 @@ typedef struct gnn_sddmm_args {
     void *z;
 } gnn_sddmm_args;
 gnn_status gnn_sddmm_cpu(const gnn_sddmm_args *args);
+gnn_status gnn_sddmm_cuda(const gnn_sddmm_args *args, uint64_t stream); // as spmm
 
 /* The instruction set the CPU kernels use: "avx512", "avx2", "neon", "c". Picked once;
  * the environment variable GNNOFFLOAD_ISA forces one that the machine has. */
 const char *gnn_isa_text(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

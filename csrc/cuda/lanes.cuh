@@ -1,0 +1,180 @@
+/* lanes.cuh: how the lanes of a warp share rows of features.
+ *
+ * A *group* of 4, 8, 16 or 32 neighbouring lanes holds a *slice* of a row, 16 bytes a
+ * lane; a warp holds 32 / lanes groups, each at its own row. All groups of a warp make
+ * the same number of steps, so that shuffles and votes always name the whole warp.
+ * When pointers, strides and F are multiples of 16 bytes (WIDE) a lane's elements lie
+ * side by side and move in one access; else they lie a group's width apart and move one
+ * by one. Element k of a lane is feature first + k * step either way.
+ */
+#ifndef GNN_LANES_CUH
+#define GNN_LANES_CUH
+
+#include "cuda/cuda.cuh"
+
+enum {
+    GNN_BLOCK_THREADS = 128,
+    GNN_BLOCK_WARPS = GNN_BLOCK_THREADS / 32,
+    GNN_BLOCKS_AT_LEAST =
+        4, // on a multiprocessor: ptxas may use 128 registers, not spill
+    GNN_PACK_BYTES = 16,
+    GNN_EDGES_IN_FLIGHT = 4, // row loads a lane issues before it uses the first
+};
+#ifndef GNN_MAX_BLOCKS // tests make it small, so that grid strides are walked
+#define GNN_MAX_BLOCKS (1 << 24)
+#endif
+#ifndef GNN_MAX_SLICES // blocks side by side in y; CUDA allows 65535
+#define GNN_MAX_SLICES 4096
+#endif
+
+/* ------------------------------------------------------------------------------ types */
+
+template <typename T> struct gnn_accumulator {
+    typedef float type;
+};
+template <> struct gnn_accumulator<double> {
+    typedef double type;
+};
+
+static __device__ __forceinline__ float widen(float v) {
+    return v;
+}
+static __device__ __forceinline__ double widen(double v) {
+    return v;
+}
+static __device__ __forceinline__ float widen(__half v) {
+    return __half2float(v);
+}
+static __device__ __forceinline__ float widen(__nv_bfloat16 v) {
+    return __bfloat162float(v);
+}
+
+static __device__ __forceinline__ void narrow(float v, float *out) {
+    *out = v;
+}
+static __device__ __forceinline__ void narrow(double v, double *out) {
+    *out = v;
+}
+static __device__ __forceinline__ void narrow(float v, __half *out) {
+    *out = __float2half_rn(v);
+}
+static __device__ __forceinline__ void narrow(float v, __nv_bfloat16 *out) {
+    *out = __float2bfloat16_rn(v);
+}
+
+/* ------------------------------------------------------------------------------ groups */
+
+/* Lane, group and warp of this thread, for groups of 1 << shift lanes. */
+struct gnn_place_in_warp {
+    int lane, lanes, member, group, groups; // member: place in the group
+    int64_t warp, warps;                    // of the whole grid in x
+
+    __device__ __forceinline__ explicit gnn_place_in_warp(int shift) {
+        lane = (int)(threadIdx.x % 32);
+        lanes = 1 << shift;
+        member = lane & (lanes - 1);
+        group = lane >> shift;
+        groups = 32 >> shift;
+        warp = (int64_t)blockIdx.x * GNN_BLOCK_WARPS + threadIdx.x / 32;
+        warps = (int64_t)gridDim.x * GNN_BLOCK_WARPS;
+    }
+};
+
+/* Groups of 1 << result lanes for rows of F elements, `size` of them a lane: the fewest
+ * that hold the row, at least 4 (a step's indices come in one load) and at most a warp. */
+static inline int gnn_group_shift(int64_t n_features, int size) {
+    int shift = 2;
+    while (shift < 5 && (int64_t)size << shift < n_features) {
+        shift++;
+    }
+    return shift;
+}
+
+static inline int64_t gnn_slice_count(int64_t n_features, int size) {
+    const int64_t width = (int64_t)size << gnn_group_shift(n_features, size);
+    return (n_features + width - 1) / width;
+}
+
+/* Can rows of F elements at p, stride elements apart, move 16 bytes at a time? */
+static inline bool gnn_is_wide(const void *p, int64_t stride, int64_t n_features,
+                               int64_t element_bytes) {
+    return (uintptr_t)p % GNN_PACK_BYTES == 0 &&
+           stride * element_bytes % GNN_PACK_BYTES == 0 &&
+           n_features * element_bytes % GNN_PACK_BYTES == 0;
+}
+
+/* The largest of the lanes' values, for all lanes. */
+static __device__ __forceinline__ int warp_max(int v) {
+    GNN_UNROLL
+    for (int offset = 16; offset > 0; offset /= 2) {
+        const int other = __shfl_xor_sync(GNN_FULL_WARP, v, offset);
+        v = other > v ? other : v;
+    }
+    return v;
+}
+
+/* ------------------------------------------------------------------------------- packs */
+
+/* A lane's elements of a row. */
+template <typename T, bool WIDE> struct gnn_pack {
+    enum { SIZE = WIDE ? GNN_PACK_BYTES / (int)sizeof(T) : sizeof(T) == 8 ? 2 : 4 };
+    T at[SIZE];
+};
+
+/* Which features of a row are this lane's. */
+template <typename T, bool WIDE> struct gnn_columns {
+    typedef gnn_pack<T, WIDE> pack;
+    int first, step, n_features;
+
+    __device__ __forceinline__ gnn_columns(int slice, const gnn_place_in_warp &at,
+                                           int n) {
+        const int begin = slice * at.lanes * (int)pack::SIZE;
+        first = begin + at.member * (WIDE ? (int)pack::SIZE : 1);
+        step = WIDE ? 1 : at.lanes;
+        n_features = n;
+    }
+
+    __device__ __forceinline__ bool has(int k) const { // WIDE: all of a pack or none
+        return first + (WIDE ? 0 : k * step) < n_features;
+    }
+
+    /* This lane's part of a row [F]; zeros past its end and where there is no row. */
+    __device__ __forceinline__ pack load(const T *row, bool wanted) const {
+        pack out;
+        if (WIDE) {
+            uint4 raw = make_uint4(0, 0, 0, 0);
+            if (wanted && has(0)) {
+                raw = __ldg((const uint4 *)(row + first));
+            }
+            memcpy(&out, &raw, sizeof raw);
+        } else {
+            GNN_UNROLL
+            for (int k = 0; k < pack::SIZE; k++) {
+                narrow(0, &out.at[k]);
+                if (wanted && has(k)) {
+                    out.at[k] = row[first + k * step];
+                }
+            }
+        }
+        return out;
+    }
+
+    __device__ __forceinline__ void store(T *row, const pack &in) const {
+        if (WIDE) {
+            if (has(0)) {
+                uint4 raw;
+                memcpy(&raw, &in, sizeof raw);
+                *(uint4 *)(row + first) = raw;
+            }
+        } else {
+            GNN_UNROLL
+            for (int k = 0; k < pack::SIZE; k++) {
+                if (has(k)) {
+                    row[first + k * step] = in.at[k];
+                }
+            }
+        }
+    }
+};
+
+#endif

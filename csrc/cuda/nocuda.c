@@ -1,0 +1,24 @@
+/* nocuda.c: the CUDA launchers of a library that was built without nvcc. */
+#include "gnn.h"
+
+static gnn_status not_built(const char *op) {
+    return gnn_fail(GNN_ENOTSUP,
+                    "%s: the tensors are on a CUDA device, but this gnnoffload was "
+                    "built without CUDA: build it where nvcc is on PATH",
+                    op);
+}
+
+int64_t gnn_spmm_cuda_scratch(const gnn_csr *a, int64_t n_features, gnn_dtype dtype) {
+    (void)a, (void)n_features, (void)dtype;
+    return 0;
+}
+
+gnn_status gnn_spmm_cuda(const gnn_spmm_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("spmm");
+}
+
+gnn_status gnn_sddmm_cuda(const gnn_sddmm_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("sddmm");
+}
