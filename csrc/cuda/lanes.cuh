@@ -20,12 +20,22 @@ enum {
     GNN_PACK_BYTES = 16,
     GNN_EDGES_IN_FLIGHT = 4, // row loads a lane issues before it uses the first
 };
+static const int64_t GNN_MAX_FEATURES = (int64_t)1 << 30; // feature numbers are ints
 #ifndef GNN_MAX_BLOCKS // tests make it small, so that grid strides are walked
 #define GNN_MAX_BLOCKS (1 << 24)
 #endif
 #ifndef GNN_MAX_SLICES // blocks side by side in y; CUDA allows 65535
 #define GNN_MAX_SLICES 4096
 #endif
+
+static inline unsigned gnn_grid_x(int64_t warps) {
+    const int64_t blocks = (warps + GNN_BLOCK_WARPS - 1) / GNN_BLOCK_WARPS;
+    return (unsigned)(blocks < GNN_MAX_BLOCKS ? blocks : GNN_MAX_BLOCKS);
+}
+
+static inline unsigned gnn_grid_y(int64_t slices) {
+    return (unsigned)(slices < GNN_MAX_SLICES ? slices : GNN_MAX_SLICES);
+}
 
 /* ------------------------------------------------------------------------------ types */
 
@@ -62,14 +72,23 @@ static __device__ __forceinline__ void narrow(float v, __nv_bfloat16 *out) {
     *out = __float2bfloat16_rn(v);
 }
 
+/* The caller's edge of entry e. */
+static __device__ __forceinline__ int64_t edge_of(const void *eid, bool is_64,
+                                                  int64_t e) {
+    return eid == NULL ? e
+           : is_64     ? __ldg((const int64_t *)eid + e)
+                       : __ldg((const int32_t *)eid + e);
+}
+
 /* ------------------------------------------------------------------------------ groups */
 
 /* Lane, group and warp of this thread, for groups of 1 << shift lanes. */
 struct gnn_place_in_warp {
-    int lane, lanes, member, group, groups; // member: place in the group
-    int64_t warp, warps;                    // of the whole grid in x
+    int shift, lane, lanes, member, group, groups; // member: place in the group
+    int64_t warp, warps;                           // of the whole grid in x
 
-    __device__ __forceinline__ explicit gnn_place_in_warp(int shift) {
+    __device__ __forceinline__ explicit gnn_place_in_warp(int group_shift) {
+        shift = group_shift;
         lane = (int)(threadIdx.x % 32);
         lanes = 1 << shift;
         member = lane & (lanes - 1);
@@ -111,6 +130,29 @@ static __device__ __forceinline__ int warp_max(int v) {
         v = other > v ? other : v;
     }
     return v;
+}
+
+/* The first row in [low, high] that starts at `target` or later, counting entries, or
+ * entries and rows (UNITS): the lanes of a group probe at once. The whole warp calls this
+ * together, each group with numbers of its own. */
+template <bool UNITS>
+static __device__ __forceinline__ int64_t first_row_from(const int64_t *rowptr,
+                                                         int64_t target, int64_t low,
+                                                         int64_t high,
+                                                         const gnn_place_in_warp &at) {
+    while (__any_sync(GNN_FULL_WARP, low < high)) {
+        const int64_t step = ((high - low) >> at.shift) + 1;
+        const int64_t probe = low + at.member * step;
+        const bool early =
+            probe < high && __ldg(rowptr + probe) + (UNITS ? probe : 0) < target;
+        const unsigned votes = __ballot_sync(GNN_FULL_WARP, early);
+        const int n_early =
+            __popc(votes >> (at.lane - at.member) & GNN_FULL_WARP >> (32 - at.lanes));
+        const int64_t beyond = low + n_early * step; // the first probe not too early
+        high = n_early == 0 ? low : beyond < high ? beyond : high;
+        low = n_early == 0 ? low : beyond - step + 1;
+    }
+    return low;
 }
 
 /* ------------------------------------------------------------------------------- packs */

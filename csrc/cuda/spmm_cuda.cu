@@ -3,17 +3,6 @@
 
 #include <inttypes.h>
 
-static const int64_t MAX_FEATURES = (int64_t)1 << 30;
-
-static int64_t blocks_for(int64_t warps) {
-    const int64_t blocks = (warps + GNN_BLOCK_WARPS - 1) / GNN_BLOCK_WARPS;
-    return blocks < GNN_MAX_BLOCKS ? blocks : GNN_MAX_BLOCKS;
-}
-
-static int64_t rows_of_blocks(int64_t slices) {
-    return slices < GNN_MAX_SLICES ? slices : GNN_MAX_SLICES;
-}
-
 template <typename T, bool WIDE>
 static gnn_status launch_items(spmm_view<T> s, gnn_cuda_stream_t stream) {
     enum { SIZE = gnn_pack<T, WIDE>::SIZE };
@@ -21,7 +10,7 @@ static gnn_status launch_items(spmm_view<T> s, gnn_cuda_stream_t stream) {
     s.n_slices = (int)gnn_slice_count(s.n_features, SIZE);
     const int64_t groups = 32 >> s.group_shift;
     const int64_t warps = (s.n_split + s.n_windows + groups - 1) / groups;
-    const dim3 grid((unsigned)blocks_for(warps), (unsigned)rows_of_blocks(s.n_slices));
+    const dim3 grid(gnn_grid_x(warps), gnn_grid_y(s.n_slices));
     return gnn_launch(spmm_items_kernel<T, WIDE>, grid, dim3(GNN_BLOCK_THREADS), 0,
                       stream, s);
 }
@@ -55,14 +44,13 @@ static gnn_status launch_spmm(const gnn_spmm_args *g, gnn_cuda_stream_t stream) 
     if (s.n_split == 0) {
         return GNN_OK;
     }
-    const dim3 grid((unsigned)blocks_for(s.n_split),
-                    (unsigned)rows_of_blocks((s.n_features + 31) / 32));
+    const dim3 grid(gnn_grid_x(s.n_split), gnn_grid_y((s.n_features + 31) / 32));
     return gnn_launch(spmm_join_kernel<T>, grid, dim3(GNN_BLOCK_THREADS), 0, stream, s);
 }
 
 static gnn_status check(const gnn_spmm_args *g) {
     int64_t bytes;
-    GNN_REQUIRE(g->n_features >= 0 && g->n_features < MAX_FEATURES, GNN_EINVAL,
+    GNN_REQUIRE(g->n_features >= 0 && g->n_features < GNN_MAX_FEATURES, GNN_EINVAL,
                 "spmm: number of features must be in [0, 2^30), got %" PRId64,
                 g->n_features);
     // an item's entries are counted in an int

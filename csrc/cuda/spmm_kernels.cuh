@@ -42,28 +42,6 @@ template <typename T> struct spmm_view {
 
 /* ------------------------------------------------------------------------------- items */
 
-/* The first row in [low, high] that starts at `unit` or later; all of a group's lanes
- * probe at once. The whole warp calls this together. */
-static __device__ __forceinline__ int64_t first_row_from(const int64_t *rowptr,
-                                                         int64_t unit, int64_t low,
-                                                         int64_t high,
-                                                         const gnn_place_in_warp &at,
-                                                         int shift) {
-    while (__any_sync(GNN_FULL_WARP, low < high)) {
-        const int64_t step = ((high - low) >> shift) + 1;
-        const int64_t probe = low + at.member * step;
-        const bool early = probe < high && __ldg(rowptr + probe) + probe < unit;
-        const unsigned votes = __ballot_sync(GNN_FULL_WARP, early);
-        const unsigned ours =
-            votes >> (at.lane - at.member) & GNN_FULL_WARP >> (32 - at.lanes);
-        const int64_t n_early = __popc(ours);
-        const int64_t beyond = low + n_early * step; // the first probe not too early
-        high = n_early == 0 ? low : beyond < high ? beyond : high;
-        low = n_early == 0 ? low : beyond - step + 1;
-    }
-    return low;
-}
-
 /* Entries [entry, entry + n) of n_rows rows from `row` on; a chunk has one row and a
  * slot. n fits an int: see the launcher. */
 struct spmm_item {
@@ -80,10 +58,10 @@ static __device__ __forceinline__ spmm_item find_item(const spmm_view<T> &s, int
     const int64_t unit = window * SPMM_WINDOW;
     // groups without a window search an empty range
     const int64_t row =
-        first_row_from(s.rowptr, unit, 0, is_window ? s.n_rows : 0, at, s.group_shift);
+        first_row_from<true>(s.rowptr, unit, 0, is_window ? s.n_rows : 0, at);
     const int64_t reach = row + SPMM_WINDOW < s.n_rows ? row + SPMM_WINDOW : s.n_rows;
-    int64_t end_row = first_row_from(s.rowptr, unit + SPMM_WINDOW, row,
-                                     is_window ? reach : row, at, s.group_shift);
+    int64_t end_row = first_row_from<true>(s.rowptr, unit + SPMM_WINDOW, row,
+                                           is_window ? reach : row, at);
     if (is_window && row < end_row) {
         const int64_t last_start = s.rowptr[end_row - 1];
         int64_t end = s.rowptr[end_row];
@@ -193,10 +171,7 @@ static __device__ __forceinline__ typename gnn_accumulator<T>::type
 coefficient(const spmm_view<T> &s, int64_t e, int32_t col) {
     typename gnn_accumulator<T>::type c = 1;
     if (s.weight != NULL) {
-        const int64_t edge = s.eid == NULL ? e
-                             : s.eid_is_64 ? __ldg((const int64_t *)s.eid + e)
-                                           : __ldg((const int32_t *)s.eid + e);
-        c = widen(s.weight[edge]);
+        c = widen(s.weight[edge_of(s.eid, s.eid_is_64, e)]);
     }
     return s.col_scale != NULL ? c * __ldg(s.col_scale + col) : c;
 }
