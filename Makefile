@@ -17,7 +17,7 @@ OP ?=
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check ctest bench fmt lint compat build venv clean
+.PHONY: help demo test check ctest mutants bench fmt lint compat build venv clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | \
@@ -35,6 +35,9 @@ check: build lint ctest ## before each commit: format, lint, C tests, fast tests
 
 ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
+
+mutants: build ## test the tests: build each known mistake, some test must fail
+	$(Q)nice -n 5 $(PY) tests/mutants/run.py $(ARGS)
 
 bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)

@@ -6,6 +6,7 @@
  * Passes whose digit is the same everywhere are skipped; the last one writes the result.
  */
 #include "core/csr_sizes.h"
+#include "mutants.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -228,7 +229,8 @@ gnn_status gnn_csr_from_coo(const void *row, int64_t row_stride, const void *col
                          n_edges, n_rows, n_cols,     index_dtype};
     const bool is_int64 = index_dtype == GNN_I64, eid_int64 = eid_dtype == GNN_I64;
 
-    memset(rowptr, 0, (size_t)(n_rows + 1) * sizeof *rowptr);
+    GNN_MUTANT(coo_no_zeroing,
+               memset(rowptr, 0, (size_t)(n_rows + 1) * sizeof *rowptr), );
     GNN_TRY(is_int64 ? scan(&l, rowptr, sorted, true)
                      : scan(&l, rowptr, sorted, false));
     for (int64_t i = 0; i < n_rows; i++) {

@@ -1,6 +1,7 @@
 /* csr_transpose.c: a counting sort by column. Rows are visited in order, so each column
  * comes out ordered by (row, position); colptr itself serves as the insertion cursors. */
 #include "core/csr_sizes.h"
+#include "mutants.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -32,14 +33,16 @@ gnn_status gnn_csr_transpose(const gnn_csr *a, int64_t *colptr, int32_t *row, vo
             const int64_t at = colptr[a->col[e]]++;
             row[at] = (int32_t)i;
             if (eid_dtype == GNN_I64) {
-                ((int64_t *)eid)[at] = edge_at(a, e);
+                ((int64_t *)eid)[at] =
+                    GNN_MUTANT(transpose_forgets_eid, edge_at(a, e), e);
             } else {
                 ((int32_t *)eid)[at] = (int32_t)edge_at(a, e);
             }
         }
     }
     // every cursor stopped where the next column starts
-    memmove(colptr + 1, colptr, (size_t)a->n_cols * sizeof *colptr);
+    GNN_MUTANT(transpose_keeps_cursors,
+               memmove(colptr + 1, colptr, (size_t)a->n_cols * sizeof *colptr), );
     colptr[0] = 0;
     return GNN_OK;
 }

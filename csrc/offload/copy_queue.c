@@ -6,6 +6,7 @@
  * out instead of followed.
  */
 #include "offload/copy_queue.h"
+#include "mutants.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -138,7 +139,7 @@ static void unlink_record(lane *l, record *r) {
 /* The oldest copy that may run: what it waits for is done. */
 static record *next_ready(lane *l) {
     record *r = l->head;
-    while (r && r->after && !r->after->done) {
+    while (r && r->after && GNN_MUTANT(get_overtakes_put, !r->after->done, false)) {
         r = r->next;
     }
     return r;
@@ -218,7 +219,7 @@ static void *work(void *argument) {
             end_record(queue, l, r);
         } else if (r) {
             run_chunk(queue, l, r, self->index);
-        } else if (queue->closing && !l->head) {
+        } else if (queue->closing && GNN_MUTANT(close_drops_queued, !l->head, true)) {
             break;
         } else {
             pthread_cond_wait(&l->work, &queue->mutex);

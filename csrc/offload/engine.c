@@ -2,6 +2,7 @@
  * decides what leaves, gnn_engine_fetch what comes back. The contract is in engine.h.
  */
 #include "engine_inner.h"
+#include "mutants.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,7 +169,8 @@ static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status) {
         stats->failed_writes++;
         set_warning(e);
         if (status == GNN_EIO) { // the next tenant would meet the same bad place
-            gnn_block_retire_slot(e, b);
+            GNN_MUTANT(bad_place_used_again, gnn_block_retire_slot(e, b),
+                       gnn_block_free_slot(e, b));
         } else {
             gnn_block_free_slot(e, b);
         }
@@ -177,7 +179,7 @@ static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status) {
     if (b->uses == 0) {
         gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
         gnn_engine_drop_later(e, gnn_block_end(e, b));
-    } else if (b->changed >= 0) {
+    } else if (GNN_MUTANT(changed_while_leaving, b->changed >= 0, false)) {
         b->state = GNN_POISONED;
         gnn_block_free_slot(e, b);
         gnn_engine_drop_later(e, gnn_block_take_owner(e, b));
@@ -201,7 +203,7 @@ static void finish_get(gnn_engine *e, gnn_block *b, gnn_status status) {
     } else {
         b->state = GNN_OUT;
         stats->failed_reads++;
-        lose_block(b, gnn_message());
+        GNN_MUTANT(failed_read_unsaid, lose_block(b, gnn_message()), );
         gnn_engine_drop_later(e, gnn_block_take_owner(e, b));
     }
     gnn_block_free_ticket(e, b);
@@ -402,7 +404,7 @@ gnn_status gnn_engine_fetch(gnn_engine *e, const gnn_use *use, gnn_action *actio
     if (b->state == GNN_RETURNING && e->link) {
         bool done = false;
         gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
-        if (!done && status == GNN_OK) {
+        if (GNN_MUTANT(fetch_does_not_wait, !done && status == GNN_OK, false)) {
             gnn_active_stats(e)->late++;
             *action = act_wait(e, b);
             return GNN_OK;

@@ -7,6 +7,7 @@
  * not yet used.
  */
 #include "engine_inner.h"
+#include "mutants.h"
 
 #include <stdlib.h>
 
@@ -143,7 +144,7 @@ void gnn_block_free_ready(gnn_engine *e, gnn_block *b) {
 void *gnn_block_take_owner(gnn_engine *e, gnn_block *b) {
     void *owner = b->owner;
     b->owner = NULL;
-    clear_key(e, b);
+    GNN_MUTANT(stale_key, clear_key(e, b), );
     gnn_block_move(e, b, GNN_NOWHERE, 0, false);
     return owner;
 }
@@ -171,7 +172,8 @@ bool gnn_block_is_copying(const gnn_block *b) {
 
 /* Ends a block without uses if nothing holds it up. Returns its owner. */
 void *gnn_block_end(gnn_engine *e, gnn_block *b) {
-    if (b->uses > 0 || b->pins > 0 || gnn_block_is_copying(b)) {
+    if (b->uses > 0 || b->pins > 0 ||
+        GNN_MUTANT(slot_freed_early, gnn_block_is_copying(b), false)) {
         return NULL;
     }
     void *owner = gnn_block_take_owner(e, b);

@@ -30,9 +30,21 @@ static bool strikes(enum call call) {
     return true;
 }
 
-/* A part of a transfer, with an odd count: the caller has to look, not to assume. */
-static ssize_t shorten(ssize_t moved) {
-    return moved > 2 ? (moved / 2) | 1 : moved;
+/* A part of a transfer, with an odd count: the caller has to look, not to assume. What is
+ * moved are the whole disk blocks that direct I/O asks for, and nothing behind them. */
+enum { DISK_BLOCK = 4096 };
+
+static size_t shorten(size_t bytes) {
+    return bytes > 2 ? (bytes / 2) | 1 : bytes;
+}
+
+static size_t blocks_of(size_t part, size_t whole) {
+    size_t blocks = (part + DISK_BLOCK - 1) / DISK_BLOCK * DISK_BLOCK;
+    return blocks < whole ? blocks : whole;
+}
+
+static ssize_t at_most(ssize_t moved, size_t part) {
+    return moved > (ssize_t)part ? (ssize_t)part : moved;
 }
 
 static int faulty_openat(int directory, const char *path, int flags, mode_t mode) {
@@ -46,8 +58,9 @@ static ssize_t faulty_pread(int fd, void *buffer, size_t bytes, off_t offset) {
     if (struck && fault.error) {
         return -1;
     }
-    ssize_t moved = gnn_file_calls_real()->pread(fd, buffer, bytes, offset);
-    return struck ? shorten(moved) : moved;
+    size_t part = struck ? shorten(bytes) : bytes;
+    return at_most(
+        gnn_file_calls_real()->pread(fd, buffer, blocks_of(part, bytes), offset), part);
 }
 
 static ssize_t faulty_pwrite(int fd, const void *buffer, size_t bytes, off_t offset) {
@@ -55,8 +68,10 @@ static ssize_t faulty_pwrite(int fd, const void *buffer, size_t bytes, off_t off
     if (struck && fault.error) {
         return -1;
     }
-    ssize_t moved = gnn_file_calls_real()->pwrite(fd, buffer, bytes, offset);
-    return struck ? shorten(moved) : moved;
+    size_t part = struck ? shorten(bytes) : bytes;
+    return at_most(
+        gnn_file_calls_real()->pwrite(fd, buffer, blocks_of(part, bytes), offset),
+        part);
 }
 
 static int faulty_fallocate(int fd, int mode, off_t offset, off_t bytes) {

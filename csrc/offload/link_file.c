@@ -7,6 +7,7 @@
  * holds what we claim to have moved out. Each chunk's checksum is kept in memory and
  * compared on the way back: a read gives the bytes written or fails.
  */
+#include "mutants.h"
 #include "offload/checksums.h"
 #include "offload/file_calls.h"
 #include "offload/link_host.h"
@@ -87,7 +88,8 @@ static gnn_status push_out(const file_link *link, const gnn_chunk *chunk) {
 static gnn_status copy_cached(file_link *link, const gnn_chunk *chunk) {
     if (chunk->out) {
         GNN_TRY(gnn_spill_write(&link->file, chunk->near, chunk->bytes, chunk->offset));
-        GNN_TRY(push_out(link, chunk));
+        GNN_MUTANT(write_back_unchecked, GNN_TRY(push_out(link, chunk)),
+                   push_out(link, chunk));
     } else {
         GNN_TRY(gnn_spill_read(&link->file, chunk->near, chunk->bytes, chunk->offset));
     }

@@ -141,15 +141,16 @@ static int by_row_col_id(const void *left, const void *right) {
 }
 
 /* One graph through every index type and stride. order: 0 random, 1 sorted, 2 sorted by
- * row only, 3 one edge out of place, 4 reversed. */
+ * row only, 3 one edge out of place, 4 reversed, 5 random with a hub that takes half. */
 static void check_sort(int64_t n_edges, int64_t n_rows, int64_t n_cols, int order,
                        uint64_t seed) {
     edge *edges = get(n_edges, sizeof *edges);
     for (int64_t e = 0; e < n_edges; e++) {
         edges[e] = (edge){random_below(&seed, n_rows), random_below(&seed, n_cols), e};
         edges[e].col = order == 2 ? 0 : edges[e].col;
+        edges[e].row = order == 5 && e % 2 ? n_rows / 2 : edges[e].row;
     }
-    if (order != 0) {
+    if (order != 0 && order != 5) {
         qsort(edges, (size_t)n_edges, sizeof *edges, by_row_col_id);
     }
     for (int64_t e = 0; order == 2 && e < n_edges; e++) {
@@ -223,7 +224,7 @@ static void check_sorts(void) {
                                 {60, 1 << 20, INT32_MAX},
                                 {40000, 2048, 2049}};
     for (int64_t k = 0; k < LENGTH(sizes); k++) {
-        for (int order = 0; order < 5; order++) {
+        for (int order = 0; order < 6; order++) {
             check_sort(sizes[k][0], sizes[k][1], sizes[k][2], order, 100 + (uint64_t)k);
         }
     }

@@ -28,6 +28,15 @@ static void test_swaps_and_lengths(void) {
         bytes[at + 8] = 0;
         first = at == 0 ? sum : first;
     }
+    for (int64_t at = 0; at + 72 <= 400; at += 8) { // two words 64 bytes apart swapped
+        char word[8];
+        fill(bytes, 400, 6);
+        uint64_t sum = gnn_checksum(bytes, 400);
+        memcpy(word, bytes + at, 8);
+        memcpy(bytes + at, bytes + at + 64, 8);
+        memcpy(bytes + at + 64, word, 8);
+        CHECK(gnn_checksum(bytes, 400) != sum);
+    }
     for (int64_t count = 1; count < 400; count++) {
         CHECK(gnn_checksum(bytes, count) != gnn_checksum(bytes, count + 1));
     }

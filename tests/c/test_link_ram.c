@@ -140,17 +140,20 @@ static void test_threads(void) {
 /* Close with copies in flight finishes them. */
 static void test_close(void) {
     gnn_link *link = open_link(64 * MIB, 2);
-    char *near = calloc(64, (size_t)MIB);
+    char *near = malloc(64 * (size_t)MIB), *back = calloc(64, (size_t)MIB);
+    fill(near, 64 * MIB, 3);
     gnn_link_ram_hold(link, true);
     for (int i = 0; i < 16; i++) {
         gnn_slot slot;
         gnn_ticket put, get;
         CHECK(link->ops->slot_alloc(link, 3 * MIB, &slot) == GNN_OK);
         CHECK(link->ops->put(link, slot, near + 3 * i * MIB, 0, &put) == GNN_OK);
-        CHECK(link->ops->get(link, slot, near + 3 * i * MIB, 0, put, &get) == GNN_OK);
+        CHECK(link->ops->get(link, slot, back + 3 * i * MIB, 0, put, &get) == GNN_OK);
     }
     link->ops->close(link);
+    CHECK(memcmp(near, back, 48 * (size_t)MIB) == 0);
     free(near);
+    free(back);
 }
 
 static void test_fork(void) {

@@ -87,8 +87,55 @@ static void test_a_change_while_leaving_poisons(void) {
     t->version++;
     CHECK(gnn_engine_poison(engine, a.block, 1) == NULL); // the copy still reads it
     CHECK(unpack(&a) == -GNN_ESTATE);
+    gnn_engine_set_budget(engine, BYTES); // nothing has to leave any more
+    wait(&link_now->base, 1);
+    settle();
+    CHECK(n_tensors == 0 && link_now->n_slots == 0); // nobody can want it again
     gnn_pass_end(engine, pass);
     release(&a);
+    close_engine();
+}
+
+/* A second save of more of the storage than the copy under way takes. */
+static void test_a_save_widens_what_is_leaving(void) {
+    open_engine(0, 10 * BYTES, BYTES);
+    link_now->instant = false;
+    gnn_pass *pass = begin();
+    tensor *t = make_tensor(1);
+    gnn_block *b;
+    gnn_use part, whole;
+    CHECK(gnn_engine_add(engine, pass, (uintptr_t)t, t->data, BYTES, 0, 0, t, &b) ==
+          GNN_OK);
+    CHECK(gnn_engine_save(engine, pass, b, 0, 40, &part) == GNN_OK);
+    settle();
+    CHECK(gnn_engine_save(engine, pass, b, 0, BYTES, &whole) == GNN_OK);
+    wait(&link_now->base, 1);
+    link_now->instant = true;
+    settle();
+    CHECK(gnn_block_owner(b) == NULL && link_now->used == BYTES); // copied once more
+    gnn_pass_end(engine, pass);
+    CHECK(unpack(&whole) == 1 && unpack(&part) == 1);
+    release(&whole), release(&part);
+    close_engine();
+}
+
+/* Two unpacks wait for one copy: its ticket lives until the second has seen the end. */
+static void test_two_waiters(void) {
+    open_engine(0, BYTES, BYTES);
+    gnn_pass *pass = begin();
+    gnn_use use = save(pass, make_tensor(1));
+    gnn_pass_end(engine, pass);
+    link_now->instant = false;
+    gnn_action allocate, first, second;
+    CHECK(gnn_engine_fetch(engine, &use, &allocate) == GNN_OK);
+    answer(&allocate);
+    CHECK(gnn_engine_fetch(engine, &use, &first) == GNN_OK);
+    CHECK(gnn_engine_fetch(engine, &use, &second) == GNN_OK);
+    CHECK(first.kind == GNN_ACT_WAIT && second.kind == GNN_ACT_WAIT);
+    answer(&second);
+    answer(&first); // the fake link refuses a ticket that was freed
+    CHECK(unpack(&use) == 1);
+    release(&use);
     close_engine();
 }
 
@@ -246,6 +293,8 @@ int main(void) {
     test_owned_blocks_stay_until_they_are_free();
     test_changes_in_place_poison();
     test_a_change_while_leaving_poisons();
+    test_a_save_widens_what_is_leaving();
+    test_two_waiters();
     test_unpack_is_repeatable_and_clean_blocks_drop();
     test_the_observed_order_is_learned();
     test_prefetch_goes_on_into_older_passes();
@@ -254,6 +303,6 @@ int main(void) {
     test_release_in_flight();
     test_copies_without_tickets();
     test_shut_loses_what_is_out_and_says_so();
-    printf("test_offload_engine: 13 cases\n");
+    printf("test_offload_engine: 15 cases\n");
     return 0;
 }
