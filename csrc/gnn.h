@@ -186,6 +186,40 @@ typedef struct gnn_sddmm_args {
 gnn_status gnn_sddmm_cpu(const gnn_sddmm_args *args);
 gnn_status gnn_sddmm_cuda(const gnn_sddmm_args *args, uint64_t stream); // as spmm
 
+/* y[i, :] = sum over entries e of row i of  relu(x[col[e], :] + edge[eid[e], :])
+ *   x       [n_cols, F], edge [n_edges, F] in the caller's edge order, both of dtype, rows
+ *           x_stride and edge_stride elements apart (0 and negative allowed)
+ *   dx, dedge   as x and edge; where one is given, y is the derivative along them instead:
+ *           the sum of  dx[col[e], :] + dedge[eid[e], :]  where the message is above 0
+ *           (or NaN); NULL: zeros
+ *   scratch gnn_gine_scratch(&a, F, dtype) bytes, 64-byte aligned
+ *   y       [n_rows, F] of dtype, contiguous, overwritten, must not overlap an input
+ * Order of summation as gnn_spmm_cpu. Nothing of size E x F besides the arguments. */
+typedef struct gnn_gine_args {
+    gnn_csr a;
+    gnn_dtype dtype;
+    int64_t n_features, x_stride, edge_stride, dx_stride, dedge_stride;
+    const void *x, *edge, *dx, *dedge;
+    void *scratch, *y;
+} gnn_gine_args;
+int64_t gnn_gine_scratch(const gnn_csr *a, int64_t n_features, gnn_dtype dtype);
+gnn_status gnn_gine_cpu(const gnn_gine_args *args);
+
+/* Its gradients, given that of y. Rows of a are sources here: the transpose of forward's.
+ *   grad_edge[eid[e], :] = grad[col[e], :] where x[i, :] + edge[eid[e], :] is above 0 (or
+ *   NaN), else 0, and grad_x[i, :] their sum over the entries e of row i
+ *   x       [n_rows, F], edge [n_edges, F], grad [n_cols, F] of dtype, strides in elements
+ *   scratch gnn_gine_scratch(&a, F, dtype) bytes, 64-byte aligned
+ *   grad_x [n_rows, F], grad_edge [n_edges, F] contiguous, overwritten; NULL: not wanted */
+typedef struct gnn_gine_vjp_args {
+    gnn_csr a;
+    gnn_dtype dtype;
+    int64_t n_features, x_stride, edge_stride, grad_stride;
+    const void *x, *edge, *grad;
+    void *scratch, *grad_x, *grad_edge;
+} gnn_gine_vjp_args;
+gnn_status gnn_gine_vjp_cpu(const gnn_gine_vjp_args *args);
+
 /* The instruction set the CPU kernels use: "avx512", "avx2", "neon", "c". Picked once;
  * the environment variable GNNOFFLOAD_ISA forces one that the machine has. */
 const char *gnn_isa_text(void);

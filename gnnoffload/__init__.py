@@ -8,7 +8,7 @@ from gnnoffload._version import __version__
 from gnnoffload.config import show_config
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
-from gnnoffload.ops import sddmm, spmm
+from gnnoffload.ops import gine, sddmm, spmm
 
 __all__ = [
     "DeviceError",
@@ -20,6 +20,7 @@ __all__ = [
     "config",
     "conversion_report",
     "convert",
+    "gine",
     "graph",
     "keep",
     "nn",

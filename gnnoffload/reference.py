@@ -42,3 +42,9 @@ def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
     if row_scale is not None:
         z = z * row_scale[destination]
     return z if col_scale is None else z * col_scale[source]
+
+
+def gine(graph, x, edge, *, size=None) -> Tensor:
+    source, destination, _, n_dst = _ends(graph, size, x, x)
+    message = (x.index_select(0, source) + edge).relu()
+    return message.new_zeros(n_dst, x.shape[1]).index_add(0, destination, message)

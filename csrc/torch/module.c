@@ -39,7 +39,8 @@ static PyObject *bind(PyObject *self, PyObject *args) {
                             "`import torch` first, torch 2.10 or newer",
                             missing);
     }
-    if (!torch_ops_define(torch_ops_graph) || !torch_ops_define(torch_ops_spmm)) {
+    if (!torch_ops_define(torch_ops_graph) || !torch_ops_define(torch_ops_spmm) ||
+        !torch_ops_define(torch_ops_gine)) {
         PyErr_SetString(
             PyExc_ImportError,
             "gnnoffload: torch refused the definition of an op; was another "

@@ -81,6 +81,7 @@ struct torch_op_definition {
 bool torch_ops_define(const struct torch_op_definition *ops);
 
 /* The ops of each family. */
-extern const struct torch_op_definition torch_ops_graph[], torch_ops_spmm[];
+extern const struct torch_op_definition torch_ops_graph[], torch_ops_spmm[],
+    torch_ops_gine[];
 
 #endif

@@ -1,7 +1,7 @@
-"""A graph cut into runs of whole rows, for layers whose messages need edge features.
+"""A graph cut into runs of whole rows, for layers that project their edge features.
 
-A message of width F for every edge is computed a chunk at a time, small enough for the
-cache, and summed into its rows at once; nothing of size E x F exists.
+Projected features of width F exist for a chunk of edges at a time, small enough for the
+cache, and go into the rows of that chunk at once; nothing of size E x F exists.
 """
 
 from typing import NamedTuple
@@ -9,49 +9,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gnnoffload._dispatch import GraphArgs, call_spmm
-from gnnoffload.graph import Graph
+from gnnoffload._dispatch import GraphArgs
+from gnnoffload.graph import _NO_EID, Graph
 
 CHUNK_BYTES = 1 << 20  # of messages: they stay in a core's second-level cache
 
 
 class Chunk(NamedTuple):
-    """Entries of rows [row_begin, row_end), in row order."""
+    """The n entries of rows [row_begin, row_end), in row order."""
 
     row_begin: int
     row_end: int
-    first: int  # the first of the n entries
-    neighbour: Tensor  # [n] the other end of each entry
-    edge: (
-        Tensor | None
-    )  # [n] its position in the caller's order; None: first, first + 1..
-    counts: Tensor  # [rows] entries of each row
-    whole: bool  # this chunk is the whole graph, every edge and every row
-    segments: GraphArgs  # row r <- the entries of r, to sum an [n, F] block by row
-
-    def sum_rows(self, messages):
-        """[n, F] -> [rows, F], for callers below autograd"""
-        return call_spmm(messages, None, None, None, self.segments)
-
-    def spread_rows(self, x):
-        """[N, F] -> [n, F]: the own row of each entry"""
-        own = x[self.row_begin : self.row_end]
-        return own.repeat_interleave(self.counts, 0, output_size=len(self.neighbour))
+    first: int  # the first of the entries
+    edge: Tensor | None  # [n] their positions in the caller's order; None: the same
+    args: GraphArgs  # these rows as a graph of n edges, numbered by entry
 
     def edges_of(self, edge_attr):
         """[E, D] -> [n, D]"""
+        n = self.args[1].shape[0]
         if self.edge is None:
-            if self.whole:
-                return edge_attr
-            return edge_attr[self.first : self.first + len(self.neighbour)]
+            return edge_attr if n == len(edge_attr) else edge_attr[self._own]
         return edge_attr.index_select(0, self.edge)
 
     def put_edges(self, out, values):
         """Writes values [n, D] to their edges in out [E, D]."""
         if self.edge is None:
-            out[self.first : self.first + len(self.neighbour)] = values
+            out[self._own] = values
         else:
             out.index_copy_(0, self.edge.long(), values)
+
+    @property
+    def _own(self):
+        return slice(self.first, self.first + self.args[1].shape[0])
 
 
 def chunks(graph, bytes_per_edge):
@@ -77,7 +66,6 @@ def _cut(graph, most):
     if graph.num_edges == 0:
         return
     rowptr, col, eid = graph.rowptr, graph.col, graph.eid
-    entry = torch.arange(graph.num_edges, dtype=torch.int32)
     begin, n_rows = 0, rowptr.numel() - 1
     while begin < n_rows:
         first = int(rowptr[begin])
@@ -86,17 +74,9 @@ def _cut(graph, most):
         last = int(rowptr[end])
         if last > first:
             ptr = rowptr[begin : end + 1] - first
-            size = (last - first, end - begin)
-            segments = Graph.from_csr(ptr.int(), entry[: last - first], size)
             edge = None if eid is None else eid[first:last]
-            yield Chunk(
-                begin,
-                end,
-                first,
-                col[first:last],
-                edge,
-                ptr.diff(),
-                last - first == graph.num_edges and end - begin == n_rows,
-                segments.args(),
+            rows = Graph._from_arrays(
+                ptr, col[first:last], _NO_EID, end - begin, graph.num_src
             )
+            yield Chunk(begin, end, first, edge, rows.args())
         begin = end

@@ -1,15 +1,18 @@
 """y[i] = sum over edges e = (j, i) of relu(x_j + lin(a_e)), the message of GINEConv.
 
-PyG writes five tensors of size E x F for it and saves one. Here messages live a chunk
-of edges at a time; backward computes them again, by source, so that the gradients of x,
-of the edge features and of the projection come out of one pass, in a fixed order.
+PyG writes five tensors of size E x F for it and saves one. Without a projection it is
+one op, `gnnoffload.ops.gine`. With one, the projected edge features exist a chunk of
+edges at a time; backward projects them again, by source, so that the gradients of x, of
+the edge features and of the projection come out of one pass, in a fixed order.
 Saved: x, the edge features, the projection. Nothing of size E x F.
 """
 
 import torch
 from torch.nn.functional import linear
 
+from gnnoffload import _dispatch_gine
 from gnnoffload._dispatch import below_autograd, eager_apply
+from gnnoffload._dispatch_gine import call_gine_vjp, gine_op, gine_vjp_op
 from gnnoffload.nn._edge_chunks import chunks
 
 
@@ -32,17 +35,18 @@ def relu_message_sum(
     [N_dst, F] of the promoted dtype
     """
     if torch.compiler.is_compiling():
-        y = _plain(graph, x, edge_attr, weight, bias)
+        y = _whole(graph, x, edge_attr, weight, bias)
         return y if root is None else torch.add(y, root, alpha=factor)
     return _record(graph, x, edge_attr, weight, bias, root, factor)
 
 
-def _plain(graph, x, edge_attr, weight, bias):
-    """In torch ops of size E x F: for torch.compile and second derivatives."""
-    src, dst = graph.edge_index.unbind(0)
-    message = (x.index_select(0, src) + _project(edge_attr, weight, bias)).relu()
-    y = message.new_zeros(graph.num_dst, message.size(1))
-    return y.index_add(0, dst, message)
+def _whole(graph, x, edge_attr, weight, bias):
+    """With the projection of all edges at once, and differentiable any number of times:
+    for torch.compile and second derivatives."""
+    edge = _project(edge_attr, weight, bias)
+    dtype = _result_dtype(x, edge_attr, weight)
+    args = graph.args(with_csc=True)
+    return _dispatch_gine.gine(x.to(dtype), edge.to(dtype), args)
 
 
 def _project(edge_attr, weight, bias):
@@ -56,24 +60,8 @@ def _result_dtype(x, edge_attr, weight):
     return torch.promote_types(x.dtype, edge.dtype)
 
 
-def _sum_of(chunk, x, edge_attr, weight, bias):
-    """The rows of y that belong to one chunk."""
-    edge = _project(chunk.edges_of(edge_attr), weight, bias)
-    message = x.index_select(0, chunk.neighbour)
-    message = message.add_(edge) if edge.dtype is message.dtype else message + edge
-    return chunk.sum_rows(message.relu_())
-
-
-def _sum_of_all(graph, x, edge_attr, weight, bias):
-    dtype, width = _result_dtype(x, edge_attr, weight), x.shape[1]
-    parts = chunks(graph, width * dtype.itemsize)
-    if len(parts) == 1 and parts[0].whole:
-        return _sum_of(parts[0], x, edge_attr, weight, bias)
-    y = torch.zeros(graph.num_dst, width, dtype=dtype, device=x.device)
-    for chunk in parts:
-        rows = slice(chunk.row_begin, chunk.row_end)
-        y[rows] = _sum_of(chunk, x, edge_attr, weight, bias)
-    return y
+def _is_one_op(x, edge_attr, weight):
+    return weight is None and edge_attr.dtype is x.dtype
 
 
 class _ReluMessageSum(torch.autograd.Function):
@@ -82,7 +70,10 @@ class _ReluMessageSum(torch.autograd.Function):
         ctx.graph, ctx.factor = graph, factor
         ctx.save_for_backward(x, edge_attr, weight, bias)
         with below_autograd():  # the ops here record nothing: half their host time
-            y = _sum_of_all(graph, x, edge_attr, weight, bias)
+            if _is_one_op(x, edge_attr, weight):
+                y = gine_op(x, edge_attr, *graph.args())
+            else:
+                y = _sum_by_chunks(graph, x, edge_attr, weight, bias)
             return y if root is None else y.add_(root, alpha=factor)
 
     @staticmethod
@@ -105,24 +96,47 @@ class _ReluMessageSum(torch.autograd.Function):
 _record = eager_apply(_ReluMessageSum)  # layers fall back under torch.func
 
 
+def _sum_by_chunks(graph, x, edge_attr, weight, bias):
+    dtype = _result_dtype(x, edge_attr, weight)
+    y = torch.zeros(graph.num_dst, x.shape[1], dtype=dtype, device=x.device)
+    x = x.to(dtype)
+    for chunk in chunks(graph, x.shape[1] * dtype.itemsize):
+        edge = _project(chunk.edges_of(edge_attr), weight, bias)
+        y[chunk.row_begin : chunk.row_end] = gine_op(x, edge.to(dtype), *chunk.args)
+    return y
+
+
 def _backward(graph, inputs, needs, grad_y):
-    """Gradients of x, edge_attr, weight and bias, a chunk of edges at a time."""
+    """Gradients of x, edge_attr, weight and bias."""
+    x, edge_attr, weight, _ = inputs
+    if not _is_one_op(x, edge_attr, weight):
+        return _backward_by_chunks(graph, inputs, needs, grad_y)
+    args = graph.args(with_csc=True)
+    grads = call_gine_vjp(grad_y, x, edge_attr, args, *needs[:2])
+    grad_x, grad_attr = (g if n else None for g, n in zip(grads, needs, strict=False))
+    return grad_x, grad_attr, None, None
+
+
+def _backward_by_chunks(graph, inputs, needs, grad_y):
     x, edge_attr, weight, bias = inputs
     need_x, need_attr, need_weight, need_bias, _ = needs
-    by_source = graph.transpose()
+    need_edge = need_attr or need_weight or need_bias
     grad_x = torch.zeros_like(x) if need_x else None
     grad_attr = torch.empty_like(edge_attr) if need_attr else None
     # sums over all chunks: in float32 for 16-bit types
     acc = torch.float64 if grad_y.dtype is torch.float64 else torch.float32
     grad_weight = torch.zeros_like(weight.t(), dtype=acc) if need_weight else None
     grad_bias = torch.zeros_like(bias, dtype=acc) if need_bias else None
-    for chunk in chunks(by_source, x.size(1) * grad_y.element_size()):
+    dtype = grad_y.dtype
+    for chunk in chunks(graph.transpose(), x.size(1) * dtype.itemsize):
         attr = chunk.edges_of(edge_attr)
-        message = _project(attr, weight, bias) + chunk.spread_rows(x)
-        grad = grad_y.index_select(0, chunk.neighbour)
-        grad = torch.ops.aten.threshold_backward(grad, message, 0)
+        rows = slice(chunk.row_begin, chunk.row_end)
+        edge = _project(attr, weight, bias).to(dtype)
+        of_x, grad = gine_vjp_op(
+            grad_y, x[rows].to(dtype), edge, *chunk.args, need_x, need_edge
+        )
         if need_x:
-            grad_x[chunk.row_begin : chunk.row_end] = chunk.sum_rows(grad)
+            grad_x[rows] = of_x
         if weight is not None:
             grad = grad.to(weight.dtype)
         if need_weight:
@@ -143,6 +157,6 @@ def _differentiable_backward(graph, inputs, needs, grad_y):
     needs = needs[: len(inputs)]
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     with torch.enable_grad():
-        y = _plain(graph, *inputs)
+        y = _whole(graph, *inputs)
     grads = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
     return tuple(next(grads) if need else None for need in needs)

@@ -1,4 +1,4 @@
-"""GINEConv: nn((1 + eps) * x_i + sum over edges of relu(x_j + lin(a_e))), in chunks."""
+"""GINEConv: nn((1 + eps) * x_i + sum over edges of relu(x_j + lin(a_e)))."""
 
 from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
@@ -12,7 +12,7 @@ from gnnoffload.nn._relu_message import relu_message_sum
 
 
 class GINEConv(PyGGINEConv):
-    """PyG's GINEConv; messages are made and summed a chunk of edges at a time."""
+    """PyG's GINEConv; messages are summed where they are made, in one op."""
 
     propagate = MessagePassing.propagate  # not what PyG compiled for its own class
 
@@ -28,9 +28,10 @@ class GINEConv(PyGGINEConv):
         -------
         what `self.nn` makes of [N_dst, F]
 
-        Memory: 1 MiB of messages at a time (or one row of them); backward computes them
-        again. PyG allocates five [E, F] and saves one. Under torch.compile, and for
-        second derivatives, [E, F] tensors exist.
+        Memory: no [E, F] tensor, besides the gradient of `edge_attr` if it needs one.
+        With edge_dim, 1 MiB of projected features at a time (or one row of them), again
+        in backward; under torch.compile and for second derivatives they exist whole.
+        PyG allocates five [E, F] and saves one.
         """
         pair = (x, x) if isinstance(x, Tensor) else x
         reason = _guard.blocked(self, PyGGINEConv, pair[0])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gnnoffload import Graph
+from gnnoffload import Graph, reference
 from gnnoffload.nn import _edge_chunks
-from gnnoffload.nn._relu_message import _plain, relu_message_sum
+from gnnoffload.nn._relu_message import relu_message_sum
 
 
 def graph_of(n_edges, n_src=40, n_dst=30, hub=0):
@@ -22,6 +22,10 @@ def leaves(graph, width=8, dim=3, dtype=torch.float64):
     return [torch.randn(*s, dtype=dtype, requires_grad=True) for s in shapes]
 
 
+def plain(graph, x, edge_attr, weight, bias):
+    return reference.gine(graph, x, torch.nn.functional.linear(edge_attr, weight, bias))
+
+
 @pytest.mark.law(1)
 @pytest.mark.parametrize("hub", [0, 1500])
 def test_many_chunks_give_what_one_formula_gives(hub, monkeypatch):
@@ -30,7 +34,7 @@ def test_many_chunks_give_what_one_formula_gives(hub, monkeypatch):
     assert len(_edge_chunks.chunks(graph, 64)) > 5
     inputs = leaves(graph)
     results = []
-    for function in (relu_message_sum, _plain):
+    for function in (relu_message_sum, plain):
         y = function(graph, *inputs)
         results.append([y, *torch.autograd.grad((y * y).sum(), inputs)])
     for got, expected in zip(*results, strict=True):
@@ -40,14 +44,18 @@ def test_many_chunks_give_what_one_formula_gives(hub, monkeypatch):
 @pytest.mark.law(2)
 def test_the_cut_does_not_change_a_bit(monkeypatch):
     graph = graph_of(3000)
-    x, attr, *_ = leaves(graph, dim=8, dtype=torch.float32)
+    x, *_ = leaves(graph, dtype=torch.float32)
+    identity = torch.eye(8, requires_grad=True)  # a projection that changes no bit
+    attr = torch.randn(3000, 8, requires_grad=True)
     results = []
-    for size in (1 << 12, 1 << 20):
+    for size in (1 << 12, 1 << 20, None):  # the last: one op, no chunks
         monkeypatch.setattr(_edge_chunks, "CHUNK_BYTES", size)
-        y = relu_message_sum(graph, x, attr)
+        projection = () if size is None else (identity,)
+        y = relu_message_sum(graph, x, attr, *projection)
         results.append([y, *torch.autograd.grad((y * y).sum(), [x, attr])])
-    for a, b in zip(*results, strict=True):
-        assert torch.equal(a, b)
+    for cut in results[1:]:
+        for a, b in zip(results[0], cut, strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.law(1)
@@ -63,6 +71,27 @@ def test_first_and_second_derivatives():
 
 
 @pytest.mark.law(1)
+@pytest.mark.parametrize(
+    "x_dtype, edge_dtype", [("float32", "float64"), ("float64", "float32")]
+)
+def test_mixed_dtypes(x_dtype, edge_dtype):
+    graph = graph_of(200)
+    x, attr = torch.randn(40, 8), torch.randn(200, 8)
+    x = x.to(getattr(torch, x_dtype)).requires_grad_()
+    attr = attr.to(getattr(torch, edge_dtype)).requires_grad_()
+    y = relu_message_sum(graph, x, attr)
+    expected = reference.gine(graph, x, attr)
+    assert y.dtype is expected.dtype
+    torch.testing.assert_close(y, expected)
+    for a, b in zip(
+        torch.autograd.grad(y.sum(), [x, attr]),
+        torch.autograd.grad(expected.sum(), [x, attr]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.law(1)
 def test_the_root_term_and_its_derivatives():
     graph = graph_of(9, 5, 4)
     inputs = leaves(graph, 4, 3)
@@ -71,7 +100,7 @@ def test_the_root_term_and_its_derivatives():
     def function(root, *args):
         return relu_message_sum(graph, *args, root, 1.5)
 
-    expected = _plain(graph, *inputs) + 1.5 * root
+    expected = plain(graph, *inputs) + 1.5 * root
     torch.testing.assert_close(function(root, *inputs), expected)
     for args in ((root, *inputs), (root, *[t.detach() for t in inputs])):
         assert torch.autograd.gradcheck(function, args)
@@ -110,5 +139,5 @@ def test_nothing_of_size_edges_by_features(monkeypatch):
     assert largest.elements <= bound
     assert max(saved) <= bound
     with LargestTensor() as largest:
-        _plain(graph, x, attr, weight, bias)
+        plain(graph, x, attr, weight, bias)
     assert largest.elements == 32 * graph.num_edges  # what the bound rules out
