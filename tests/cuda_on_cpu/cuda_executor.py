@@ -1,0 +1,237 @@
+"""Builds kernels for the executor with g++, and drives it.
+
+    library = Library("spmm", ["csrc/cuda/spmm_cuda.cu"])
+    with library.memory(x=x, y=Output(y)) as at:
+        library.call("gnn_spmm_cuda", args, 0)
+
+Device memory is a copy of each array that ends where the array ends: what a kernel touches
+beyond it is reported by name.
+"""
+
+import ctypes
+import hashlib
+import math
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "cuda_on_cpu"
+CXX, CC = os.environ.get("CXX", "g++"), os.environ.get("CC", "cc")
+
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-attributes"]
+# Thread-local variables of the library are the shared memory of its kernels.
+C_FLAGS = ["-std=c11", "-O2", "-g", "-fPIC", "-D_GNU_SOURCE", "-D_Thread_local="]
+EXECUTOR_FLAGS = ["-std=c++17", "-O2", "-g", "-fPIC", *WARNINGS]
+# Loads of 16 bytes stay one access only without scalar replacement of aggregates.
+KERNEL_FLAGS = [
+    *["-x", "c++", "-std=c++17", "-O1", "-g", "-fPIC", *WARNINGS],
+    *["-DGNN_CUDA_ON_CPU", "-fno-tree-sra", "-fno-stack-protector"],
+]
+HOOKS = (
+    "-fsanitize=thread,alignment,bounds,signed-integer-overflow,shift,"
+    "integer-divide-by-zero"
+)
+
+
+class NoToolkit(RuntimeError):
+    pass
+
+
+@cache
+def toolkit_include():
+    """The folder of cuda_fp16.h: nvcc's toolkit, else the pip packages."""
+    places = []
+    if home := os.environ.get("CUDA_HOME"):
+        places.append(Path(home, "include"))
+    if nvcc := shutil.which("nvcc"):
+        command = [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]
+        said = subprocess.run(command, capture_output=True, text=True).stderr
+        places += [Path(p) for p in re.findall(r'INCLUDES="-I(\S+?)"', said)]
+        places.append(Path(nvcc).resolve().parents[1] / "include")
+    packages = Path(sysconfig.get_path("purelib"), "nvidia")
+    places += sorted(packages.glob("*/include"))
+    for place in places:
+        if (place / "cuda_fp16.h").exists():
+            return place.resolve()
+    raise NoToolkit(
+        "the executor needs CUDA's headers (cuda_fp16.h): install a CUDA toolkit, or "
+        "`pip install nvidia-cuda-runtime nvidia-cuda-crt`; no GPU or driver is needed"
+    )
+
+
+@cache
+def headers_hash():
+    folders = ("csrc", "tests/cuda_on_cpu")
+    found = [p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in HEADERS]
+    digest = hashlib.sha256(str(toolkit_include()).encode())
+    for path in sorted(found):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+HEADERS = {".h", ".cuh"}
+
+
+class CompileError(RuntimeError):
+    pass
+
+
+def run(command):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise CompileError(f"{' '.join(map(str, command))}\n{done.stderr}")
+
+
+def compile_one(compiler, flags, source):
+    """An object file for the source, from the cache if nothing it may see has changed."""
+    flags = [*flags, "-Itests/cuda_on_cpu", "-Icsrc", f"-isystem{toolkit_include()}"]
+    told = [headers_hash(), compiler, *flags, Path(ROOT, source).read_text()]
+    digest = hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
+    target = BUILD / f"{Path(source).stem}-{digest}.o"
+    if not target.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(f".{os.getpid()}.part")
+        run([compiler, *flags, "-c", source, "-o", unfinished])
+        unfinished.rename(target)
+    return target
+
+
+def build(name, kernels, *, flags=(), sanitize=HOOKS, program=None):
+    """A shared library of kernels and executor, or with `program` (a C++ file with a
+    main) an executable. Returns its path."""
+    relative = [str(p.relative_to(ROOT)) for p in sorted(HERE.glob("exec*.cpp"))]
+    core = [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("csrc/core/*.c"))]
+    own = [] if sanitize == HOOKS else [sanitize]
+    jobs = [(CXX, [*KERNEL_FLAGS, sanitize, *flags], k) for k in kernels]
+    jobs += [(CXX, [*EXECUTOR_FLAGS, *own], source) for source in relative]
+    jobs += [(CC, [*C_FLAGS, *own], source) for source in core]
+    if program:
+        jobs.append((CXX, [*EXECUTOR_FLAGS, *own], program))
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(lambda job: compile_one(*job), jobs))
+    digest = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:16]
+    target = BUILD / f"{name}-{digest}{'' if program else '.so'}"
+    if not target.exists():
+        kind = [] if program else ["-shared"]
+        unfinished = target.with_suffix(f".{os.getpid()}.part")
+        run([CXX, *kind, *own, *objects, "-ldl", "-lpthread", "-lm", "-o", unfinished])
+        unfinished.rename(target)
+    return target
+
+
+class Refused(RuntimeError):
+    """A launch ended with an error; the text is the executor's."""
+
+
+class Library:
+    def __init__(self, path):
+        self.dll = ctypes.CDLL(str(path))
+        self.dll.gnn_message.restype = ctypes.c_char_p
+        self.dll.exec_order_text.restype = ctypes.c_char_p
+        self.dll.exec_traffic.restype = ctypes.c_int64
+        self.orders = []
+        while text := self.dll.exec_order_text(len(self.orders)):
+            self.orders.append(text.decode())
+
+    def set_order(self, order="ascending", seed=0):
+        self.dll.exec_set_order(self.orders.index(order), ctypes.c_uint64(seed))
+
+    def reset(self):
+        self.set_order()
+        self.set_budget()
+        self.set_blocks()
+        self.set_sm_count()
+        self.count_traffic(False)
+
+    def set_budget(self, budget=2**36):
+        self.dll.exec_set_budget(ctypes.c_uint64(budget))
+
+    def set_sm_count(self, count=3):
+        self.dll.exec_set_sm_count(count)
+
+    def set_blocks(self, blocks=()):
+        """Only these blocks of each launch run; () is all of them."""
+        numbers = (ctypes.c_int64 * len(blocks))(*blocks)
+        self.dll.exec_set_blocks(numbers, ctypes.c_int64(len(blocks)))
+
+    def call(self, function, *args):
+        """Calls a launcher; Refused with its text unless it returns GNN_OK."""
+        if getattr(self.dll, function)(*args):
+            raise Refused(self.dll.gnn_message().decode())
+
+    def register(self, address, n_bytes, name, output=False):
+        self.dll.exec_memory(
+            ctypes.c_void_p(address),
+            ctypes.c_int64(n_bytes),
+            name.encode(),
+            int(output),
+        )
+
+    def free(self, address):
+        self.dll.exec_free(ctypes.c_void_p(address))
+
+    def count_traffic(self, on):
+        self.dll.exec_count_traffic(int(on))
+
+    def traffic(self, address, written=False):
+        """(sectors of 32 bytes, requests of a warp) at the memory that begins there."""
+        return tuple(
+            self.dll.exec_traffic(ctypes.c_void_p(address), int(written), which)
+            for which in (0, 1)
+        )
+
+
+class Memory:
+    """Device memory for one call: copies of tensors, each alone between two wide gaps.
+
+    Addresses are multiples of 256 bytes, as CUDA's own are, plus `offset` bytes. Freed
+    with the context; what an error names are the names given here.
+    """
+
+    GAP = 8192
+
+    def __init__(self, library):
+        self.library, self.buffers = library, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for address, _ in self.buffers:
+            self.library.free(address)
+
+    def _place(self, name, n_bytes, offset, output):
+        buffer = torch.empty(n_bytes + 2 * self.GAP + 256 + offset, dtype=torch.uint8)
+        start = self.GAP + -(buffer.data_ptr() + self.GAP) % 256 + offset
+        held = buffer[start : start + n_bytes]
+        address = buffer.data_ptr() + start
+        self.library.register(address, n_bytes, name, output)
+        self.buffers.append((address, buffer))
+        return address, held
+
+    def input(self, name, tensor, offset=0):
+        """The address of a copy of the tensor, with the strides that it has."""
+        spans = zip(tensor.shape, tensor.stride(), strict=True)
+        n = 1 + sum((size - 1) * stride for size, stride in spans)
+        flat = tensor.detach().as_strided((n if tensor.numel() else 0,), (1,))
+        address, held = self._place(
+            name, flat.numel() * flat.element_size(), offset, False
+        )
+        held.copy_(flat.view(torch.uint8))
+        return address
+
+    def output(self, name, shape, dtype, offset=0):
+        """(address, tensor) of memory whose contents count as unwritten."""
+        n_bytes = math.prod(shape) * dtype.itemsize
+        address, held = self._place(name, n_bytes, offset, True)
+        held.fill_(0xFF)
+        return address, held.view(dtype).view(shape)
