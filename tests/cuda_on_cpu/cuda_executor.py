@@ -1,11 +1,11 @@
 """Builds kernels for the executor with g++, and drives it.
 
-    library = Library("spmm", ["csrc/cuda/spmm_cuda.cu"])
-    with library.memory(x=x, y=Output(y)) as at:
-        library.call("gnn_spmm_cuda", args, 0)
-
-Device memory is a copy of each array that ends where the array ends: what a kernel touches
-beyond it is reported by name.
+library = Library(build("spmm", ["csrc/cuda/spmm_cuda.cu"]))
+library.set_order("random", seed=3)
+with Memory(library) as memory:
+    x = memory.input("x", tensor)
+    y, result = memory.output("y", (7, 3), torch.float32)
+    library.call("gnn_spmm_cuda", args, 0)
 """
 
 import ctypes
@@ -92,7 +92,7 @@ def run(command):
 
 
 def compile_one(compiler, flags, source):
-    """An object file for the source, from the cache if nothing it may see has changed."""
+    """The object file of a source, from the cache if nothing it may see has changed."""
     flags = [*flags, "-Itests/cuda_on_cpu", "-Icsrc", f"-isystem{toolkit_include()}"]
     told = [headers_hash(), compiler, *flags, Path(ROOT, source).read_text()]
     digest = hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ __global__ void not_in_mask(const float *, float *y) {
 
 __global__ void other_collective(const float *, float *y) {
     if (threadIdx.x % 32 < 8) {
-        __syncwarp();
+        __syncwarp(); // <- other_collective_waits
     } else {
         y[threadIdx.x] = __shfl_sync(ONES, 1.0f, 1); // <- other_collective
     }
@@ -28,7 +28,7 @@ __global__ void other_mask(const float *, float *y) {
 
 __global__ void two_barriers(const float *, float *y) {
     if (threadIdx.x < 40) {
-        __syncthreads();
+        __syncthreads(); // <- two_barriers_waits
     } else {
         __syncthreads(); // <- two_barriers
     }
@@ -39,7 +39,7 @@ __global__ void deadlock(const float *, float *) {
     if (threadIdx.x == 5) {
         __syncthreads(); // <- deadlock
     } else {
-        __syncwarp(); // the other lanes wait here
+        __syncwarp(); // <- deadlock_waits
     }
 }
 

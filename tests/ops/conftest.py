@@ -1,5 +1,41 @@
+"""The graphs of the op tests, and the device that runs the kernels.
+
+In the modules named here every test runs twice: on the CPU kernels, and with the CUDA
+kernels in their place, lane by lane in tests/cuda_on_cpu.
+"""
+
+import sys
+from pathlib import Path
+
 import pytest
 from graph_cases import GRAPHS
+
+sys.path.append(str(Path(__file__).parents[1] / "cuda_on_cpu"))
+
+ON_BOTH = {"test_spmm_values", "test_spmm_exact", "test_spmm_bound"}
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.module.__name__ in ON_BOTH:
+        devices = ["cpu", "cuda_on_cpu"]
+        metafunc.parametrize("device", devices, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device(request):
+    device = getattr(request, "param", "cpu")
+    if device == "cpu":
+        yield device
+        return
+    import cuda_ops
+
+    from gnnoffload import _dispatch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_dispatch, "spmm_op", cuda_ops.spmm)
+        before = cuda_ops.n_calls
+        yield device
+        assert cuda_ops.n_calls > before, "no kernel ran on the executor"
 
 
 @pytest.fixture(params=GRAPHS, ids=lambda name: name.replace(" ", "-"))

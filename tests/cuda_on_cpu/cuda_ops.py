@@ -1,0 +1,162 @@
+"""The ops of csrc/cuda, run by the executor on CPU tensors.
+
+`spmm` and `sddmm` have the signatures of the dispatcher ops, so that a test can put them
+where those are. Each call runs in all four lane orders, with and without a list of heavy
+rows, on a device of another size each time: every result must have the same bits.
+"""
+
+import ctypes
+from functools import cache
+
+import torch
+from cuda_executor import ROOT, Library, Memory, build
+
+CHUNK = 256  # GNN_CUDA_CHUNK
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]  # as gnn_dtype
+EID_DTYPES = {torch.int32: 4, torch.int64: 5}
+POINTER, INT64, ENUM = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+
+class Csr(ctypes.Structure):
+    _fields_ = (
+        *[(name, INT64) for name in ("n_rows", "n_cols", "n_edges")],
+        *[(name, POINTER) for name in ("rowptr", "col", "eid")],
+        ("eid_dtype", ENUM),
+        ("split", POINTER),
+        ("n_split", INT64),
+    )
+
+
+class SpmmArgs(ctypes.Structure):
+    _fields_ = (
+        ("a", Csr),
+        ("dtype", ENUM),
+        *[(name, INT64) for name in ("n_features", "x_stride")],
+        *[(name, POINTER) for name in ("x", "weight", "row_scale", "col_scale")],
+        *[(name, POINTER) for name in ("scratch", "y")],
+    )
+
+
+class SddmmArgs(ctypes.Structure):
+    _fields_ = (
+        ("a", Csr),
+        ("dtype", ENUM),
+        *[(name, INT64) for name in ("n_features", "u_stride", "v_stride")],
+        *[(name, POINTER) for name in ("u", "v", "row_scale", "col_scale", "z")],
+    )
+
+
+@cache
+def ops_library(*flags):
+    sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cuda/*.cu"))
+    library = Library(build("ops", sources, flags=flags))
+    library.dll.gnn_spmm_cuda_scratch.restype = INT64
+    return library
+
+
+def heavy_chunks(rowptr):
+    """[n, 2] row and chunk number of each chunk of the rows that have more than one."""
+    degrees = rowptr.diff().tolist()
+    chunks = [
+        (row, chunk)
+        for row, degree in enumerate(degrees)
+        if degree > CHUNK
+        for chunk in range(-(-degree // CHUNK))
+    ]
+    return torch.tensor(chunks, dtype=torch.int64).view(-1, 2)
+
+
+def rows_in_place(x):
+    """x, or a copy of it, with neighbouring elements in each row; and its stride."""
+    x = x.detach()
+    if x.shape[1] > 1 and x.stride(1) != 1:
+        x = x.contiguous()
+    return x, x.stride(0) if x.shape[0] > 1 else x.shape[1]
+
+
+class Call:
+    """One launch: its memory, and what all ops have among their arguments."""
+
+    def __init__(self, library, memory, graph, split, offset=0):
+        rowptr, col, eid, *_, n_rows, n_cols = graph
+        self.library, self.memory, self.offset = library, memory, offset
+        self.csr = Csr(n_rows, n_cols, col.numel())
+        self.csr.rowptr = memory.input("rowptr", rowptr)
+        self.csr.col = memory.input("col", col)
+        self.csr.eid = self.optional("eid", eid)
+        self.csr.eid_dtype = EID_DTYPES[eid.dtype]
+        chunks = heavy_chunks(rowptr) if split else torch.empty(0, 2)
+        self.csr.n_split = len(chunks)
+        self.csr.split = self.optional("split", chunks)
+
+    def optional(self, name, tensor):
+        if tensor.numel() == 0:
+            return None
+        return self.memory.input(name, tensor.detach().contiguous())
+
+    def matrix(self, name, x):
+        """(address, stride)"""
+        x, stride = rows_in_place(x)
+        return self.memory.input(name, x, self.offset * x.element_size()), stride
+
+
+def run_spmm(library, x, weight, row_scale, col_scale, *graph, split=True, offset=0):
+    with Memory(library) as memory:
+        call = Call(library, memory, graph, split, offset)
+        args = SpmmArgs(a=call.csr, dtype=DTYPES.index(x.dtype), n_features=x.shape[1])
+        args.x, args.x_stride = call.matrix("x", x)
+        args.weight = call.optional("weight", weight)
+        args.row_scale = call.optional("row_scale", row_scale)
+        args.col_scale = call.optional("col_scale", col_scale)
+        n_bytes = library.dll.gnn_spmm_cuda_scratch(
+            ctypes.byref(args.a), INT64(args.n_features), args.dtype
+        )
+        args.scratch, _ = memory.output("scratch", (n_bytes,), torch.uint8)
+        args.y, y = memory.output(
+            "y", (args.a.n_rows, args.n_features), x.dtype, offset * x.element_size()
+        )
+        library.call("gnn_spmm_cuda", ctypes.byref(args), ctypes.c_uint64(0))
+        return y.clone()
+
+
+def run_sddmm(library, a, b, row_scale, col_scale, *graph, split=True, offset=0):
+    with Memory(library) as memory:
+        call = Call(library, memory, graph, split, offset)
+        args = SddmmArgs(a=call.csr, dtype=DTYPES.index(a.dtype), n_features=a.shape[1])
+        args.u, args.u_stride = call.matrix("u", a)
+        args.v, args.v_stride = call.matrix("v", b)
+        args.row_scale = call.optional("row_scale", row_scale)
+        args.col_scale = call.optional("col_scale", col_scale)
+        args.z, z = memory.output("z", (args.a.n_edges,), a.dtype)
+        library.call("gnn_sddmm_cuda", ctypes.byref(args), ctypes.c_uint64(0))
+        return z.clone()
+
+
+def same_bits(one, two):
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return torch.equal(one.view(integers), two.view(integers))
+
+
+n_calls = 0  # of ops, so that a test can see that it came here
+
+
+def in_all_orders(run, *args, **kwargs):
+    global n_calls
+    n_calls += 1
+    library, seed = ops_library(), n_calls
+    results = []
+    for i, order in enumerate(library.orders):
+        library.set_order(order, seed)
+        results.append(run(library, *args, split=i % 2 == 0, **kwargs))
+    library.reset()
+    for order, result in zip(library.orders, results, strict=True):
+        assert same_bits(result, results[0]), f"other bits in order {order}"
+    return results[0]
+
+
+def spmm(*args):
+    return in_all_orders(run_spmm, *args)
+
+
+def sddmm(*args):
+    return in_all_orders(run_sddmm, *args)
