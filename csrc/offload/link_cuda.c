@@ -415,6 +415,16 @@ static gnn_status probe(cuda_link *link, bool out, gnn_slot slot, void *near,
     return status;
 }
 
+/* Before memory goes. A wait that fails alone is asked again in another way; after a
+ * fault of the device both fail at once, and nothing runs then. */
+static void wait_for_lanes(cuda_link *link) {
+    for (int l = 0; l < 2; l++) {
+        if (link->api->stream_wait(link->device, link->lanes[l].stream) != GNN_OK) {
+            link->api->device_wait(link->device);
+        }
+    }
+}
+
 static gnn_status measure(gnn_link *self, int64_t bytes, double *rate_out,
                           double *rate_in) {
     cuda_link *link = cuda(self);
@@ -427,9 +437,7 @@ static gnn_status measure(gnn_link *self, int64_t bytes, double *rate_out,
         if (status == GNN_OK) {
             status = probe(link, false, slot, near, rate_in);
         }
-        for (int l = 0; l < 2; l++) {
-            link->api->stream_wait(link->device, link->lanes[l].stream);
-        }
+        wait_for_lanes(link);
         link->api->device_free(link->device, near);
     }
     slot_free(self, slot);
@@ -456,9 +464,7 @@ static void close_link(gnn_link *self) {
         free(link);
         return;
     }
-    for (int l = 0; l < 2; l++) { // fails at once after a fault: nothing runs then
-        link->api->stream_wait(link->device, link->lanes[l].stream);
-    }
+    wait_for_lanes(link);
     release(link);
 }
 
