@@ -9,15 +9,17 @@ struct torch_abi torch_abi;
 struct slot {
     const char *name;
     size_t offset;
-    bool required;
+    enum { REQUIRED, OPTIONAL, CUDA } kind;
 };
 
 #define SLOT_REQUIRED(result, name, parameters)                                        \
-    {#name, offsetof(struct torch_abi, name), true},
+    {#name, offsetof(struct torch_abi, name), REQUIRED},
 #define SLOT_OPTIONAL(result, name, parameters)                                        \
-    {#name, offsetof(struct torch_abi, name), false},
-static const struct slot slots[] = {TORCH_ABI_REQUIRED(SLOT_REQUIRED)
-                                        TORCH_ABI_OPTIONAL(SLOT_OPTIONAL)};
+    {#name, offsetof(struct torch_abi, name), OPTIONAL},
+#define SLOT_CUDA(result, name, parameters)                                            \
+    {#name, offsetof(struct torch_abi, name), CUDA},
+static const struct slot slots[] = {TORCH_ABI_REQUIRED(
+    SLOT_REQUIRED) TORCH_ABI_OPTIONAL(SLOT_OPTIONAL) TORCH_ABI_CUDA(SLOT_CUDA)};
 static const size_t n_slots = sizeof slots / sizeof slots[0];
 
 bool torch_abi_load(const char *path, const char **missing) {
@@ -33,9 +35,11 @@ bool torch_abi_load(const char *path, const char **missing) {
         *missing = "libtorch_cpu.so";
         return false;
     }
+    void *cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
     for (size_t i = 0; i < n_slots; i++) {
-        void *symbol = dlsym(library, slots[i].name);
-        if (!symbol && slots[i].required) {
+        void *where = slots[i].kind == CUDA ? cuda : library;
+        void *symbol = where ? dlsym(where, slots[i].name) : NULL;
+        if (!symbol && slots[i].kind == REQUIRED) {
             *missing = slots[i].name;
             dlclose(library);
             return false;
@@ -54,6 +58,6 @@ bool torch_abi_slot(size_t index, const char **name, bool *found, bool *required
     memcpy(&symbol, (const char *)&torch_abi + slots[index].offset, sizeof symbol);
     *name = slots[index].name;
     *found = symbol != NULL;
-    *required = slots[index].required;
+    *required = slots[index].kind == REQUIRED;
     return true;
 }

@@ -1,12 +1,12 @@
 /* torch_abi.h: libtorch's stable C interface as plain C declarations of our own.
  *
  * Torch's headers are C++ and are not needed to build. `_C.bind()` looks every row of
- * the two maps below up in the libtorch that Python has loaded and fills `torch_abi`;
+ * the three maps below up in the libtorch that Python has loaded and fills `torch_abi`;
  * tests/abi compiles this file against the installed torch headers, so that a wrong
  * parameter is a compile error. A new entry point is one new row.
  *
  * Floor: torch 2.10. A missing required row is an ImportError that names it; an optional
- * row is NULL where torch is too old to have it.
+ * row is NULL where torch is too old to have it; a CUDA row where torch has no CUDA.
  * Ownership: functions borrow the handles they are given; a `ret` tensor is a new handle
  * that its receiver deletes.
  */
@@ -22,6 +22,7 @@ typedef int32_t AOTITorchError; // 0 on success
 typedef uint64_t StableIValue;  // one argument or result of a boxed op
 typedef struct AtenTensorOpaque *AtenTensorHandle;
 typedef struct TorchLibraryOpaque *TorchLibraryHandle;
+typedef struct CUDAGuardOpaque *CUDAGuardHandle;
 typedef void (*ParallelFunc)(int64_t begin, int64_t end, void *ctx);
 #endif
 
@@ -34,6 +35,7 @@ typedef void (*ParallelFunc)(int64_t begin, int64_t end, void *ctx);
     /* facts */                                                                        \
     X(uint64_t, aoti_torch_abi_version, (void))                                        \
     X(int32_t, aoti_torch_device_type_cpu, (void))                                     \
+    X(int32_t, aoti_torch_device_type_cuda, (void))                                    \
     X(int32_t, aoti_torch_dtype_float32, (void))                                       \
     X(int32_t, aoti_torch_dtype_float64, (void))                                       \
     X(int32_t, aoti_torch_dtype_bfloat16, (void))                                      \
@@ -43,6 +45,8 @@ typedef void (*ParallelFunc)(int64_t begin, int64_t end, void *ctx);
     X(int32_t, aoti_torch_dtype_uint8, (void))                                         \
     X(int32_t, aoti_torch_dtype_bool, (void))                                          \
     /* reading a tensor */                                                             \
+    X(AOTITorchError, aoti_torch_get_device_type, (AtenTensorHandle, int32_t *))       \
+    X(AOTITorchError, aoti_torch_get_device_index, (AtenTensorHandle, int32_t *))      \
     X(AOTITorchError, aoti_torch_get_dtype, (AtenTensorHandle, int32_t *))             \
     X(AOTITorchError, aoti_torch_get_dim, (AtenTensorHandle, int64_t *))               \
     X(AOTITorchError, aoti_torch_get_sizes, (AtenTensorHandle, int64_t **))            \
@@ -76,12 +80,20 @@ typedef void (*ParallelFunc)(int64_t begin, int64_t end, void *ctx);
 
 #define TORCH_ABI_OPTIONAL(X)                                                          \
     X(const char *, torch_exception_get_what_without_backtrace, (void)) /* 2.13 */
+
+#define TORCH_ABI_CUDA(X) /* in libtorch_cuda.so */                                    \
+    X(AOTITorchError, aoti_torch_get_current_cuda_stream, (int32_t device,             \
+        void **ret_stream))                                                            \
+    X(AOTITorchError, aoti_torch_create_cuda_guard, (int32_t device,                   \
+        CUDAGuardHandle *ret))                                                         \
+    X(AOTITorchError, aoti_torch_delete_cuda_guard, (CUDAGuardHandle))
 /* clang-format on */
 
 #define TORCH_ABI_MEMBER(result, name, parameters) result(*name) parameters;
 struct torch_abi {
     TORCH_ABI_REQUIRED(TORCH_ABI_MEMBER)
     TORCH_ABI_OPTIONAL(TORCH_ABI_MEMBER)
+    TORCH_ABI_CUDA(TORCH_ABI_MEMBER)
 };
 #undef TORCH_ABI_MEMBER
 
@@ -92,7 +104,7 @@ extern struct torch_abi torch_abi; // all NULL until torch_abi_load succeeds
  * names what was not found: a symbol, or the library. Not thread-safe (the GIL is held). */
 bool torch_abi_load(const char *path, const char **missing);
 
-/* Row `index` of both maps, for show_config: its name, whether it was found and whether
+/* Row `index` of the maps, for show_config: its name, whether it was found and whether
  * it is required. false past the end. */
 bool torch_abi_slot(size_t index, const char **name, bool *found, bool *required);
 

@@ -12,6 +12,41 @@ static _Noreturn void raise_last_failure(const char *name) {
     abort(); /* not reached: aoti_torch_check(false) throws */
 }
 
+/* A shim call failed: its own text where torch is new enough to tell it. */
+static gnn_status torch_failed(const struct torch_op *op, const char *what) {
+    const char *text = NULL;
+    if (torch_abi.torch_exception_get_what_without_backtrace) {
+        text = torch_abi.torch_exception_get_what_without_backtrace();
+    }
+    return gnn_fail(GNN_ENOMEM, "%s: torch could not %s%s%s", op->name, what,
+                    text && *text ? ": " : "", text ? text : "");
+}
+
+/* The device of the first tensor; on CUDA it becomes the current one and the stream is
+ * torch's current one there. */
+static gnn_status enter_device(struct torch_op *op, CUDAGuardHandle *guard) {
+    if (torch_abi.aoti_torch_get_device_type(op->owned[0], &op->device_type) ||
+        torch_abi.aoti_torch_get_device_index(op->owned[0], &op->device_index)) {
+        return torch_failed(op, "tell a tensor's device");
+    }
+    op->is_cuda = op->device_type == torch_abi.aoti_torch_device_type_cuda();
+    if (!op->is_cuda) {
+        return GNN_OK;
+    }
+    GNN_REQUIRE(torch_abi.aoti_torch_get_current_cuda_stream &&
+                    torch_abi.aoti_torch_create_cuda_guard &&
+                    torch_abi.aoti_torch_delete_cuda_guard,
+                GNN_ENOTSUP, "%s: libtorch_cuda.so was not there when gnnoffload bound",
+                op->name);
+    void *stream = NULL;
+    if (torch_abi.aoti_torch_create_cuda_guard(op->device_index, guard) ||
+        torch_abi.aoti_torch_get_current_cuda_stream(op->device_index, &stream)) {
+        return torch_failed(op, "enter a CUDA device");
+    }
+    op->stream = (uint64_t)(uintptr_t)stream;
+    return GNN_OK;
+}
+
 void torch_op_call(const char *name, torch_op_body body, uint64_t n_tensors,
                    StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
     struct torch_op op = {.name = name, .arg = stack, .n_outputs = n_outputs};
@@ -21,11 +56,18 @@ void torch_op_call(const char *name, torch_op_body body, uint64_t n_tensors,
     }
     bool grad_mode = torch_abi.aoti_torch_grad_mode_is_enabled();
     torch_abi.aoti_torch_grad_mode_set_enabled(false);
-    gnn_status status = body(&op);
+    CUDAGuardHandle guard = NULL;
+    gnn_status status = enter_device(&op, &guard);
+    if (status == GNN_OK) {
+        status = body(&op);
+    }
     torch_abi.aoti_torch_grad_mode_set_enabled(grad_mode);
 
     for (int i = 0; i < op.n_owned; i++) {
         torch_abi.aoti_torch_delete_tensor_object(op.owned[i]);
+    }
+    if (guard) {
+        torch_abi.aoti_torch_delete_cuda_guard(guard);
     }
     if (status != GNN_OK) {
         for (uint64_t i = 0; i < n_outputs; i++) {
@@ -38,16 +80,6 @@ void torch_op_call(const char *name, torch_op_body body, uint64_t n_tensors,
     for (uint64_t i = 0; i < n_outputs; i++) {
         stack[i] = (StableIValue)(uintptr_t)op.output[i];
     }
-}
-
-/* A shim call failed: its own text where torch is new enough to tell it. */
-static gnn_status torch_failed(const struct torch_op *op, const char *what) {
-    const char *text = NULL;
-    if (torch_abi.torch_exception_get_what_without_backtrace) {
-        text = torch_abi.torch_exception_get_what_without_backtrace();
-    }
-    return gnn_fail(GNN_ENOMEM, "%s: torch could not %s%s%s", op->name, what,
-                    text && *text ? ": " : "", text ? text : "");
 }
 
 static gnn_status read_view(struct torch_op *op, AtenTensorHandle handle,
@@ -73,7 +105,20 @@ static gnn_status read_view(struct torch_op *op, AtenTensorHandle handle,
 }
 
 gnn_status torch_op_tensor(struct torch_op *op, uint64_t i, struct torch_view *view) {
-    return read_view(op, (AtenTensorHandle)(uintptr_t)op->arg[i], view);
+    int32_t type = -1, index = -1;
+    GNN_TRY(read_view(op, (AtenTensorHandle)(uintptr_t)op->arg[i], view));
+    if (view->numel == 0) {
+        return GNN_OK; // an absent argument is an empty tensor anywhere
+    }
+    if (torch_abi.aoti_torch_get_device_type(view->handle, &type) ||
+        torch_abi.aoti_torch_get_device_index(view->handle, &index)) {
+        return torch_failed(op, "tell a tensor's device");
+    }
+    GNN_REQUIRE(type == op->device_type && index == op->device_index, GNN_ETYPE,
+                "%s: all tensors must be on one device, argument %d is not where the "
+                "first one is",
+                op->name, (int)i);
+    return GNN_OK;
 }
 
 int64_t torch_op_int(const struct torch_op *op, uint64_t i) {
@@ -125,8 +170,8 @@ static gnn_status new_tensor(struct torch_op *op, int32_t dtype, int64_t dim,
                 GNN_EGRAPH, "%s: a tensor of %lld x %lld elements is too large",
                 op->name, (long long)size[0], (long long)columns);
     const int64_t stride[2] = {dim == 2 && columns > 0 ? columns : 1, 1};
-    int32_t cpu = torch_abi.aoti_torch_device_type_cpu();
-    if (torch_abi.aoti_torch_empty_strided(dim, size, stride, dtype, cpu, 0, handle)) {
+    if (torch_abi.aoti_torch_empty_strided(dim, size, stride, dtype, op->device_type,
+                                           op->device_index, handle)) {
         return torch_failed(op, "allocate a tensor");
     }
     return GNN_OK;
@@ -176,20 +221,24 @@ gnn_status torch_op_scratch(struct torch_op *op, int64_t bytes, void **data) {
 
 /* Library handles own the registrations, so they live as long as the process. */
 bool torch_ops_define(const struct torch_op_definition *ops) {
-    static TorchLibraryHandle definitions, kernels;
+    static TorchLibraryHandle definitions, cpu, cuda;
     if (!definitions) {
         read_dtype_codes();
         if (torch_abi.aoti_torch_library_init_fragment(NAMESPACE, __FILE__, __LINE__,
                                                        &definitions) ||
             torch_abi.aoti_torch_library_init_impl(NAMESPACE, "CPU", __FILE__, __LINE__,
-                                                   &kernels)) {
+                                                   &cpu) ||
+            torch_abi.aoti_torch_library_init_impl(NAMESPACE, "CUDA", __FILE__,
+                                                   __LINE__, &cuda)) {
             return false;
         }
     }
     for (; ops->schema; ops++) {
         if (torch_abi.aoti_torch_library_def(definitions, ops->schema) ||
-            torch_abi.torch_library_impl(kernels, ops->name, ops->kernel,
-                                         TORCH_BUILD_VERSION)) {
+            torch_abi.torch_library_impl(cpu, ops->name, ops->kernel,
+                                         TORCH_BUILD_VERSION) ||
+            (ops->on_cuda && torch_abi.torch_library_impl(cuda, ops->name, ops->kernel,
+                                                          TORCH_BUILD_VERSION))) {
             return false;
         }
     }

@@ -3,7 +3,9 @@
  * torch calls fn(stack, nargs, nrets). The op owns the tensors in its arguments, so
  * torch_op_call takes them, switches grad mode off, runs the body, puts grad mode back,
  * frees everything and only then either writes the outputs or raises: an exception
- * leaves no handle behind. A body never throws; it returns a gnn_status.
+ * leaves no handle behind. A body never throws; it returns a gnn_status. The first
+ * tensor says on which device an op runs; the body of a CUDA op runs with that device
+ * current and queues its work on torch's current stream.
  */
 #ifndef TORCH_OP_H
 #define TORCH_OP_H
@@ -17,6 +19,9 @@ struct torch_op {
     const char *name;        // "spmm", for messages
     const StableIValue *arg; // the arguments as torch passed them
     uint64_t n_outputs;
+    int32_t device_type, device_index; // of the first tensor
+    bool is_cuda;
+    uint64_t stream; // CUDA: torch's current stream on that device
     AtenTensorHandle output[TORCH_OP_MAX_OUTPUTS]; // filled by the body
     int n_owned;
     AtenTensorHandle owned[TORCH_OP_MAX_TENSORS]; // freed when the body is done
@@ -35,7 +40,8 @@ typedef gnn_status (*torch_op_body)(struct torch_op *op);
 void torch_op_call(const char *name, torch_op_body body, uint64_t n_tensors,
                    StableIValue *stack, uint64_t n_args, uint64_t n_outputs);
 
-/* Argument i, which must be a tensor (the first n_tensors arguments are) or an int. */
+/* Argument i, which must be a tensor (the first n_tensors arguments are) or an int.
+ * GNN_ETYPE for a tensor on another device than the op's, unless it is empty. */
 gnn_status torch_op_tensor(struct torch_op *op, uint64_t i, struct torch_view *view);
 int64_t torch_op_int(const struct torch_op *op, uint64_t i);
 
@@ -47,7 +53,7 @@ gnn_status torch_op_dtype(const struct torch_op *op, const struct torch_view *vi
  * when it has to. A matrix keeps its row stride. */
 gnn_status torch_op_pack(struct torch_op *op, struct torch_view *view);
 
-/* A new contiguous CPU tensor [size0] or [size0, size1] (size1 < 0: one dimension),
+/* A new contiguous tensor [size0] or [size0, size1] (size1 < 0: one dimension),
  * uninitialised; with output >= 0 it becomes that output, else it is freed at the end. */
 gnn_status torch_op_empty(struct torch_op *op, int output, int32_t dtype, int64_t size0,
                           int64_t size1, void **data);
@@ -71,10 +77,12 @@ int64_t torch_op_row_stride(const struct torch_view *view);
 
 int32_t torch_dtype_code(gnn_dtype dtype);
 
-/* One op of the namespace gnnoffload and its CPU kernel. */
+/* One op of the namespace gnnoffload and its kernel: for CPU tensors, and for CUDA
+ * tensors too where it says so. */
 struct torch_op_definition {
     const char *schema, *name;
     void (*kernel)(StableIValue *stack, uint64_t n_args, uint64_t n_outputs);
+    bool on_cuda;
 };
 
 /* Defines a table of ops that ends with a NULL schema. false when torch refuses one. */

@@ -63,8 +63,10 @@ gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a) {
                     (eid_dtype == GNN_I32 || eid_dtype == GNN_I64),
                 GNN_ETYPE, "%s: rowptr must be int64, col int32, eid int32 or int64",
                 op->name);
+    // behind the row pointers: pairs of row and chunk, see _graph_cuda.split_rows
+    const int64_t behind = rowptr.numel - (a->n_rows + 1);
     GNN_REQUIRE(rowptr.dim == 1 && col.dim == 1 && eid.dim == 1 && a->n_rows >= 0 &&
-                    a->n_cols >= 0 && rowptr.numel == a->n_rows + 1,
+                    a->n_cols >= 0 && behind >= 0 && behind % 2 == 0,
                 GNN_EGRAPH, "%s: rowptr must have %lld entries, got %lld", op->name,
                 LL(a->n_rows + 1), LL(rowptr.numel));
     GNN_REQUIRE(
@@ -76,6 +78,8 @@ gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a) {
     GNN_TRY(torch_op_pack(op, &col));
     GNN_TRY(torch_op_pack(op, &eid));
     a->rowptr = rowptr.data;
+    a->split = a->rowptr + a->n_rows + 1;
+    a->n_split = behind / 2;
     a->col = col.data;
     a->eid = eid.numel ? eid.data : NULL;
     a->eid_dtype = eid_dtype;

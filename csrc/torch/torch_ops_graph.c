@@ -2,7 +2,8 @@
  *
  * Every edge is checked by the C core while it is read; a bad one raises with its number,
  * value and limit. Outputs have sizes that depend on input sizes alone, so that a fake
- * kernel can tell them: `sorted` is a value, not a shape.
+ * kernel can tell them: `sorted` is a value, not a shape. These serve CPU tensors;
+ * gnnoffload/_graph_cuda.py does the same to CUDA tensors with torch's own ops.
  */
 #include "torch/torch_op.h"
 
@@ -127,11 +128,11 @@ static void transpose_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_ou
 const struct torch_op_definition torch_ops_graph[] = {
     {"graph_build(Tensor source, Tensor destination, SymInt n_sources, "
      "SymInt n_destinations) -> (Tensor, Tensor, Tensor, Tensor)",
-     "graph_build", build_kernel},
+     "graph_build", build_kernel, false},
     {"graph_check(Tensor rowptr, Tensor col, SymInt n_rows, SymInt n_cols) -> ()",
-     "graph_check", check_kernel},
+     "graph_check", check_kernel, false},
     {"graph_transpose(Tensor rowptr, Tensor col, Tensor eid, SymInt n_cols) "
      "-> (Tensor, Tensor, Tensor)",
-     "graph_transpose", transpose_kernel},
-    {NULL, NULL, NULL},
+     "graph_transpose", transpose_kernel, false},
+    {NULL, NULL, NULL, false},
 };

@@ -27,9 +27,11 @@ static gnn_status spmm(struct torch_op *op) {
     args.x_stride = torch_op_row_stride(&x);
 
     GNN_TRY(torch_op_empty(op, 0, x.dtype, args.a.n_rows, args.n_features, &args.y));
-    int64_t bytes = gnn_spmm_scratch(&args.a, args.n_features, args.dtype);
+    int64_t bytes = op->is_cuda
+                        ? gnn_spmm_cuda_scratch(&args.a, args.n_features, args.dtype)
+                        : gnn_spmm_scratch(&args.a, args.n_features, args.dtype);
     GNN_TRY(torch_op_scratch(op, bytes, &args.scratch));
-    return gnn_spmm_cpu(&args);
+    return op->is_cuda ? gnn_spmm_cuda(&args, op->stream) : gnn_spmm_cpu(&args);
 }
 
 /* sddmm(u, v, row_scale, col_scale, graph...) -> z [E] in the caller's edge order */
@@ -54,7 +56,7 @@ static gnn_status sddmm(struct torch_op *op) {
     args.v_stride = torch_op_row_stride(&v);
 
     GNN_TRY(torch_op_empty(op, 0, u.dtype, args.a.n_edges, -1, &args.z));
-    return gnn_sddmm_cpu(&args);
+    return op->is_cuda ? gnn_sddmm_cuda(&args, op->stream) : gnn_sddmm_cpu(&args);
 }
 
 static void spmm_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
@@ -72,9 +74,9 @@ static void sddmm_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_output
 const struct torch_op_definition torch_ops_spmm[] = {
     {"spmm(Tensor x, Tensor weight, Tensor row_scale, Tensor col_scale, " GRAPH
      ") -> Tensor",
-     "spmm", spmm_kernel},
+     "spmm", spmm_kernel, true},
     {"sddmm(Tensor a, Tensor b, Tensor row_scale, Tensor col_scale, " GRAPH
      ") -> Tensor",
-     "sddmm", sddmm_kernel},
-    {NULL, NULL, NULL},
+     "sddmm", sddmm_kernel, true},
+    {NULL, NULL, NULL, false},
 };
