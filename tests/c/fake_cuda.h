@@ -148,6 +148,15 @@ static inline gnn_status fake_stream_wait(int device, gnn_cuda_stream stream) {
                                                    : gnn_fail(GNN_EDEVICE, "deadlock");
 }
 
+static inline gnn_status fake_device_wait(int device) {
+    (void)device;
+    fake.host_waits++;
+    FAKE_CALL();
+    while (fake_advance()) {
+    }
+    return GNN_OK;
+}
+
 static inline gnn_status fake_stream_after(int device, gnn_cuda_stream stream,
                                            gnn_cuda_event event) {
     (void)device;
@@ -289,6 +298,7 @@ static inline gnn_status fake_copy_in(int device, void *memory, const void *host
 
 static const gnn_cuda_api fake_api = {
     .device_attribute = fake_attribute,
+    .device_wait = fake_device_wait,
     .stream_create = fake_stream_create,
     .stream_destroy = fake_stream_destroy,
     .stream_done = fake_stream_done,
