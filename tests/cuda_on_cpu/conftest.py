@@ -3,11 +3,19 @@ from cuda_executor import Library, build
 
 
 @pytest.fixture(scope="session")
-def wrong_library():
-    return Library(build("wrong", ["tests/cuda_on_cpu/wrong_kernels.cu"]))
+def libraries():
+    kinds = ("right", "wrong")
+    source = "tests/cuda_on_cpu/{}_kernels.cu"
+    return {kind: Library(build(kind, [source.format(kind)])) for kind in kinds}
 
 
 @pytest.fixture
-def wrong(wrong_library):
-    yield wrong_library
-    wrong_library.reset()
+def right(libraries):
+    yield libraries["right"]
+    libraries["right"].reset()
+
+
+@pytest.fixture
+def wrong(libraries):
+    yield libraries["wrong"]
+    libraries["wrong"].reset()

@@ -25,6 +25,7 @@ import torch
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "cuda_on_cpu"
+HEADERS = {".h", ".cuh"}
 CXX, CC = os.environ.get("CXX", "g++"), os.environ.get("CC", "cc")
 
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-attributes"]
@@ -64,7 +65,8 @@ def toolkit_include():
             return place.resolve()
     raise NoToolkit(
         "the executor needs CUDA's headers (cuda_fp16.h): install a CUDA toolkit, or "
-        "`pip install nvidia-cuda-runtime nvidia-cuda-crt`; no GPU or driver is needed"
+        "`pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl`; no GPU or "
+        "driver is needed"
     )
 
 
@@ -76,9 +78,6 @@ def headers_hash():
     for path in sorted(found):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-HEADERS = {".h", ".cuh"}
 
 
 class CompileError(RuntimeError):
@@ -149,14 +148,10 @@ class Library:
         self.set_order()
         self.set_budget()
         self.set_blocks()
-        self.set_sm_count()
         self.count_traffic(False)
 
     def set_budget(self, budget=2**36):
         self.dll.exec_set_budget(ctypes.c_uint64(budget))
-
-    def set_sm_count(self, count=3):
-        self.dll.exec_set_sm_count(count)
 
     def set_blocks(self, blocks=()):
         """Only these blocks of each launch run; () is all of them."""

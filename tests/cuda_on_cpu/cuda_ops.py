@@ -1,8 +1,8 @@
 """The ops of csrc/cuda, run by the executor on CPU tensors.
 
-`spmm` and `sddmm` have the signatures of the dispatcher ops, so that a test can put them
-where those are. Each call runs in all four lane orders, with and without a list of heavy
-rows, on a device of another size each time: every result must have the same bits.
+`spmm` and `sddmm` have the signatures of the dispatcher ops, so that a test can put
+them where those are. Each call runs in all four lane orders, with and without a list of
+heavy rows: every result must have the same bits.
 """
 
 import ctypes

@@ -29,8 +29,9 @@ static Stamp stamp_of(const Thread *t) {
     return {ex.block_serial, t->id, t->clock};
 }
 
-/* Did the access of the stamp come before what t does now? */
-static bool ordered(Stamp s, const Thread *t) {
+/* Did the accesses of the stamp, if by several lanes by these, come before what t does
+ * now? */
+static bool ordered(Stamp s, uint32_t lanes, const Thread *t) {
     if (s.block < ex.first_serial) {
         return true;
     }
@@ -43,30 +44,36 @@ static bool ordered(Stamp s, const Thread *t) {
     if (s.who < MAX_THREADS) {
         return s.who / WARP == t->warp && s.clock <= t->known[s.who % WARP];
     }
-    if (s.who == READERS_OF_WARP + t->warp) {
-        for (unsigned lane = 0; lane < WARP; lane++) {
-            const bool exists = t->warp * WARP + lane < ex.n_threads;
-            if (lane != t->lane && exists && s.clock > t->known[lane]) {
-                return false;
-            }
-        }
-        return true;
+    if (s.who != READERS_OF_WARP + t->warp) {
+        return false;
     }
-    return false;
+    for (unsigned lane = 0; lane < WARP; lane++) {
+        if (lanes >> lane & 1 && lane != t->lane && s.clock > t->known[lane]) {
+            return false;
+        }
+    }
+    return true;
 }
 
-/* The stamp that stands for the reads of both. */
-static Stamp merged(Stamp s, const Thread *t) {
-    if (ordered(s, t)) {
-        return stamp_of(t);
+/* Adds a read by t to those of the cell that are still unordered with it. */
+static void add_reader(Cell *cell, const Thread *t) {
+    const Stamp s = cell->read;
+    if (ordered(s, cell->lanes, t)) {
+        cell->read = stamp_of(t);
+        cell->lanes = 1u << t->lane;
+        return;
     }
-    if (s.block != ex.block_serial || s.who == READERS_OF_BLOCKS) {
-        return {ex.block_serial, READERS_OF_BLOCKS, t->clock};
+    const bool same_warp = s.block == ex.block_serial &&
+                           (s.who < MAX_THREADS ? s.who / WARP == t->warp
+                                                : s.who == READERS_OF_WARP + t->warp);
+    uint32_t who = READERS_OF_BLOCKS;
+    if (same_warp) {
+        who = READERS_OF_WARP + t->warp;
+    } else if (s.block == ex.block_serial && s.who != READERS_OF_BLOCKS) {
+        who = READERS_OF_BLOCK;
     }
-    const bool same_warp = s.who < MAX_THREADS ? s.who / WARP == t->warp
-                                               : s.who == READERS_OF_WARP + t->warp;
-    return {ex.block_serial, same_warp ? READERS_OF_WARP + t->warp : READERS_OF_BLOCK,
-            std::max<uint32_t>(s.clock, t->clock)};
+    cell->lanes |= 1u << t->lane;
+    cell->read = {ex.block_serial, who, std::max<uint32_t>(s.clock, t->clock)};
 }
 
 static std::string text_of(Stamp s) {
@@ -93,17 +100,20 @@ static void check_cells(Region *r, uintptr_t a, size_t bytes, bool write,
             fail_at(pc, "read before written: %zu bytes at %s", bytes,
                     describe(a).c_str());
         }
-        if (!stale && !ordered(w, t)) {
+        if (!stale && !ordered(w, 0, t)) {
             fail_at(pc, "race: %s of %zu bytes at %s, written by %s",
                     write ? "write" : "read", bytes, describe(a).c_str(),
                     text_of(w).c_str());
         }
         const bool old = r->kind == SHARED && cell->read.block != ex.block_serial;
         if (!write) {
-            cell->read = old ? stamp_of(t) : merged(cell->read, t);
+            if (old) {
+                cell->read = {0, 0, 0};
+            }
+            add_reader(cell, t);
             continue;
         }
-        if (!old && !ordered(cell->read, t)) {
+        if (!old && !ordered(cell->read, cell->lanes, t)) {
             fail_at(pc, "race: write of %zu bytes at %s, read by %s", bytes,
                     describe(a).c_str(), text_of(cell->read).c_str());
         }
@@ -220,21 +230,6 @@ void check_access(const void *p, size_t bytes, size_t alignment, bool write,
 }
 
 } // namespace exec
-
-gnn_status gnn_cuda_zero(void *p, size_t bytes, gnn_cuda_stream_t) {
-    using namespace exec;
-    Region *r = region_of(uintptr_t(p));
-    if (r == nullptr || uintptr_t(p) + bytes > r->end || r->kind != OUTPUT) {
-        return gnn_fail(GNN_EDEVICE, "zero: %zu bytes at %s", bytes,
-                        describe(uintptr_t(p)).c_str());
-    }
-    memset(p, 0, bytes);
-    ex.block_serial++;
-    for (size_t i = 0; i < bytes; i += 2) {
-        r->cells_at(uintptr_t(p) + i)->written = {ex.block_serial, 0, 0};
-    }
-    return GNN_OK;
-}
 
 extern "C" void exec_count_traffic(int on) {
     exec::counting = on != 0;

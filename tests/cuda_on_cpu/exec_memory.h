@@ -17,6 +17,7 @@ struct Stamp {
 };
 struct Cell { // of two bytes
     Stamp written, read;
+    uint32_t lanes; // of the reading warp, when several lanes of one have read
 };
 
 enum Kind {

@@ -49,7 +49,6 @@ struct Executor {
     uint64_t seed = 0;
     uint64_t budget = uint64_t(1) << 36; // accesses and collectives of a launch
     std::vector<int64_t> chosen_blocks;  // empty: all
-    int sm_count = 3;
 
     const Launch *launch = nullptr; // running, or the last one
     Fiber host;

@@ -245,11 +245,6 @@ gnn_status launch(const Launch &l) {
 
 } // namespace exec
 
-gnn_status gnn_cuda_sm_count(int *count) {
-    *count = exec::ex.sm_count;
-    return GNN_OK;
-}
-
 /* ------------------------------------------------------------- control, for the tests */
 
 extern "C" {
@@ -262,9 +257,6 @@ const char *exec_order_text(int order) { // NULL past the last
 }
 void exec_set_budget(uint64_t budget) {
     exec::ex.budget = budget;
-}
-void exec_set_sm_count(int count) {
-    exec::ex.sm_count = count;
 }
 /* Only these blocks (linear indices) of every launch run; n 0: all. */
 void exec_set_blocks(const int64_t *blocks, int64_t n) {

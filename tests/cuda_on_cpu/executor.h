@@ -17,11 +17,13 @@
 #include <cuda_fp16.h>
 #include <vector_types.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <tuple>
 #include <type_traits>
+
+/* glibc's private names, which are CUDA's fast functions. */
+#pragma GCC poison __expf __exp10f __logf __log2f __log10f __powf __sinf __cosf __tanf
 
 #undef __global__
 #undef __device__
@@ -127,10 +129,6 @@ gnn_status gnn_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared
                          shared_bytes, &call, sizeof call, exec::Call<P...>::run});
 }
 
-/* Multiprocessors of the device: a test sets it, and no result may depend on it. */
-gnn_status gnn_cuda_sm_count(int *count);
-gnn_status gnn_cuda_zero(void *p, size_t bytes, gnn_cuda_stream_t stream);
-
 /* ----------------------------------------------------------------- the device language */
 
 #define threadIdx (exec::thread_index())
@@ -179,18 +177,6 @@ EXEC_DEVICE T __ldg(const T *p, EXEC_HERE) {
 }
 inline int __popc(unsigned bits) {
     return __builtin_popcount(bits);
-}
-inline int __ffs(int bits) {
-    return __builtin_ffs(bits);
-}
-inline int __clz(int bits) {
-    return bits ? __builtin_clz(unsigned(bits)) : 32;
-}
-EXEC_DEVICE T min(T a, T b) {
-    return b < a ? b : a;
-}
-EXEC_DEVICE T max(T a, T b) {
-    return a < b ? b : a;
 }
 
 #endif

@@ -1,0 +1,53 @@
+"""The device language of executor.h is an allow-list."""
+
+import pytest
+from cuda_executor import CXX, HOOKS, KERNEL_FLAGS, CompileError, run, toolkit_include
+
+FORBIDDEN = {
+    "atomicAdd(y, 1.0f)": "atomicAdd",
+    "atomicCAS(u, 0u, 1u)": "atomicCAS",
+    "y[0] = __shfl(1.0f, 0)": "__shfl",
+    "u[0] = __activemask()": "__activemask",
+    "u[0] = __match_any_sync(~0u, 1)": "__match_any_sync",
+    "u[0] = __reduce_add_sync(~0u, 1u)": "__reduce_add_sync",
+    "__threadfence()": "__threadfence",
+    "y[0] = __expf(x[0])": "__expf",
+    "y[0] = __ldcg(x)": "__ldcg",
+    "__nanosleep(1)": "__nanosleep",
+    "y[0] = clock64()": "clock64",
+    "extern __shared__ float a[]; y[0] = a[0]": "storage|specifiers",
+    "short s = 1; y[0] = __shfl_sync(~0u, s, 0)": "4 or 8 bytes",
+}
+
+
+SOURCE = """#include "executor.h"
+__device__ float table[4];
+__global__ void kernel(float *y, unsigned *u, const float *x) {
+    y[0] = *x + table[0];
+    u[0] = 1;
+    STATEMENT;
+}
+"""
+
+
+def compile_text(folder, text):
+    (folder / "kernel.cu").write_text(text)
+    flags = [*KERNEL_FLAGS, HOOKS, "-O0", f"-isystem{toolkit_include()}"]
+    out = ["-c", folder / "kernel.cu", "-o", folder / "kernel.o"]
+    run([CXX, *flags, "-Itests/cuda_on_cpu", "-Icsrc", *out])
+
+
+def test_the_file_itself_compiles(tmp_path):
+    compile_text(tmp_path, SOURCE.replace("STATEMENT", ""))
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+def test_name_does_not_compile(tmp_path, statement):
+    with pytest.raises(CompileError, match=FORBIDDEN[statement]):
+        compile_text(tmp_path, SOURCE.replace("STATEMENT", statement))
+
+
+@pytest.mark.parametrize("kind", ["__constant__", "__managed__"])
+def test_other_memory_does_not_compile(tmp_path, kind):
+    with pytest.raises(CompileError, match=kind):
+        compile_text(tmp_path, SOURCE.replace("__device__", kind))
