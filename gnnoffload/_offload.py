@@ -62,7 +62,7 @@ class _Lane:
 
     def collect(self):
         """Reports of all finished passes, the newest last."""
-        for counters in self.engine.take_finished():
+        for counters in self.engine.take_finished(False):
             notes = self.notes.pop(counters["number"], {})
             report = Report({**counters, **notes}, self.settings, self.engine.state())
             self.reports.append(report)

@@ -92,10 +92,14 @@ NONE(host_register, int device, void *host, int64_t bytes)
 NONE(host_unregister, int device, void *host)
 NONE(device_alloc, int device, int64_t bytes, void **memory)
 NONE(device_free, int device, void *memory)
+NONE(managed_alloc, int device, int64_t bytes, void **memory)
+NONE(managed_free, int device, void *memory)
 NONE(pointer_device, const void *pointer, int *device)
 NONE(copy_out, int device, void *host, const void *memory, int64_t bytes,
      gnn_cuda_stream stream)
 NONE(copy_in, int device, void *memory, const void *host, int64_t bytes,
+     gnn_cuda_stream stream)
+NONE(copy_any, int device, void *to, const void *from, int64_t bytes,
      gnn_cuda_stream stream)
 #pragma GCC diagnostic pop
 
@@ -127,9 +131,12 @@ static const gnn_cuda_api none = {
     .host_unregister = host_unregister,
     .device_alloc = device_alloc,
     .device_free = device_free,
+    .managed_alloc = managed_alloc,
+    .managed_free = managed_free,
     .pointer_device = pointer_device,
     .copy_out = copy_out,
     .copy_in = copy_in,
+    .copy_any = copy_any,
 };
 
 const gnn_cuda_api *gnn_cuda_api_none(gnn_cuda_absence absence, int driver) {

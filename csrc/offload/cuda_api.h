@@ -90,17 +90,25 @@ typedef struct gnn_cuda_api {
      * GNN_ENOMEM. */
     gnn_status (*device_alloc)(int device, int64_t bytes, void **memory);
     gnn_status (*device_free)(int device, void *memory);
+    /* Managed memory that prefers to stay on the host and is mapped on the device: for
+     * measurements. GNN_ENOMEM. */
+    gnn_status (*managed_alloc)(int device, int64_t bytes, void **memory);
+    gnn_status (*managed_free)(int device, void *memory);
     /* The device whose memory `pointer` is, -1 for host memory. */
     gnn_status (*pointer_device)(const void *pointer, int *device);
 
     /* ----------------------------------------------------------------------- copies */
     /* Queues a copy on the stream. host must be page-locked: then the call returns
      * at once, and neither side may be touched before the stream has passed the
-     * copy. */
+     * copy. Other host memory is for measurements: then the call may wait. */
     gnn_status (*copy_out)(int device, void *host, const void *memory, int64_t bytes,
                            gnn_cuda_stream stream);
     gnn_status (*copy_in)(int device, void *memory, const void *host, int64_t bytes,
                           gnn_cuda_stream stream);
+    /* Between any two addresses that the device reaches: managed memory, and any host
+     * memory where GNN_CUDA_PAGEABLE_ACCESS. For measurements; may wait. */
+    gnn_status (*copy_any)(int device, void *to, const void *from, int64_t bytes,
+                           gnn_cuda_stream stream);
 } gnn_cuda_api;
 
 /* Why there is no CUDA, each its own case: an old driver is not a missing GPU. */
@@ -126,5 +134,8 @@ int gnn_cuda_built_version(void);
 /* A table whose entries return GNN_EDEVICE with that sentence. The reason is one for
  * the process: the last call's. Lives for ever. */
 const gnn_cuda_api *gnn_cuda_api_none(gnn_cuda_absence absence, int driver_version);
+
+/* The CUDA runtime's table; the empty one where this library was built without CUDA. */
+const gnn_cuda_api *gnn_cuda_api_runtime(void);
 
 #endif

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void reap(gnn_cuda_stalls *stalls) {
+void gnn_stalls_reap(gnn_cuda_stalls *stalls) {
     const gnn_cuda_api *api = stalls->clocks->api;
     int device = stalls->clocks->device;
     int32_t n = 0;
@@ -46,7 +46,7 @@ gnn_status gnn_stalls_wait(gnn_cuda_stalls *stalls, gnn_cuda_stream stream,
                            gnn_cuda_event end, bool out) {
     gnn_cuda_events *clocks = stalls->clocks;
     gnn_cuda_stall stall = {.out = out};
-    reap(stalls);
+    gnn_stalls_reap(stalls);
     GNN_TRY(make_room(stalls));
     GNN_TRY(gnn_events_record(clocks, stream, &stall.before));
     gnn_status status = clocks->api->stream_after(clocks->device, stream, end);

@@ -22,6 +22,7 @@ typedef struct gnn_cuda_stalls {
 /* Makes `stream` wait for `end`, the end of a copy, and measures for how long. */
 gnn_status gnn_stalls_wait(gnn_cuda_stalls *stalls, gnn_cuda_stream stream,
                            gnn_cuda_event end, bool out);
+void gnn_stalls_reap(gnn_cuda_stalls *stalls);  // reads those that have passed
 void gnn_stalls_clear(gnn_cuda_stalls *stalls); // the events are the pool's
 
 #endif

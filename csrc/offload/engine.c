@@ -32,43 +32,12 @@ gnn_status gnn_engine_open(const gnn_engine_options *options, gnn_engine **engin
     return GNN_OK;
 }
 
-static gnn_action act(gnn_action_kind kind, gnn_block *b) {
-    return (gnn_action){.kind = kind, .block = b, .owner = b ? b->owner : NULL};
-}
-
-/* A pinned block outlives whatever the caller's Python calls set off. */
-gnn_action gnn_act_pinned(gnn_action_kind kind, gnn_block *b) {
-    gnn_action action = act(kind, b);
-    action.bytes = b->hi - b->lo;
-    action.address = (uintptr_t)(b->base + b->lo);
-    action.storage = b->storage;
-    action.version = b->version;
-    action.ticket = b->ticket;
-    b->pins++;
-    return action;
-}
-
-static gnn_action act_wait(gnn_engine *e, gnn_block *b) {
-    e->n_waiters++;
-    return gnn_act_pinned(GNN_ACT_WAIT, b);
-}
-
-/* A block whose bytes can no longer come back says so at unpack. */
-static void lose_block(gnn_block *b, const char *why) {
-    if (!b->error) {
-        b->error = strdup(why);
-    }
-}
-
-static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status);
-static void finish_get(gnn_engine *e, gnn_block *b, gnn_status status);
-
 void gnn_engine_drain(gnn_engine *e, gnn_action *action) {
     *action = (gnn_action){.kind = GNN_ACT_NONE};
     for (gnn_account account = GNN_OUTWARD; account <= GNN_INWARD; account++) {
         for (gnn_block *b = e->lists[account].head; b && e->link; b = b->next) {
             if (gnn_block_is_copying(b)) {
-                *action = act_wait(e, b);
+                *action = gnn_act_wait(e, b);
                 return;
             }
         }
@@ -84,14 +53,15 @@ void gnn_engine_shut(gnn_engine *e) {
         for (gnn_block *b = e->lists[account].head, *next; b; b = next) {
             next = b->next;
             if (b->state == GNN_LEAVING) {
-                finish_put(e, b, link->ops->wait(link, b->ticket));
+                gnn_engine_finish_put(e, b, link->ops->wait(link, b->ticket));
             } else if (b->state == GNN_RETURNING) {
-                finish_get(e, b, link->ops->wait(link, b->ticket));
+                gnn_engine_finish_get(e, b, link->ops->wait(link, b->ticket));
             }
         }
     }
     for (gnn_block *b = e->lists[GNN_NOWHERE].head; b; b = b->next) {
-        lose_block(b, "offload: the engine was shut down while this tensor was out");
+        gnn_block_lose(b, GNN_EIO,
+                       "offload: the engine was shut down while this tensor was out");
     }
     e->link = NULL;
     if (e->n_waiters ==
@@ -105,8 +75,10 @@ void gnn_engine_abandon(gnn_engine *e) {
     for (int account = 0; account < GNN_ACCOUNT_COUNT; account++) {
         for (gnn_block *b = e->lists[account].head; b; b = b->next) {
             b->pins = 0;
+            b->left = b->back = 0;
             if (b->state != GNN_NEAR && b->state != GNN_LEAVING) {
-                lose_block(b, "offload: this tensor was saved in the parent process");
+                gnn_block_lose(b, GNN_EIO,
+                               "offload: this tensor was saved in the parent process");
             }
             b->state = gnn_block_is_copying(b) ? GNN_NEAR : b->state;
         }
@@ -152,126 +124,6 @@ const char *gnn_engine_take_warning(gnn_engine *e) {
     return is_new ? e->warning : NULL;
 }
 
-/* --------------------------------------------------------------------- copies ended */
-
-static void set_warning(gnn_engine *e) {
-    if (!e->warned) {
-        snprintf(e->warning, sizeof e->warning, "%s", gnn_message());
-        e->warned = e->warning_new = true;
-    }
-}
-
-static void finish_put(gnn_engine *e, gnn_block *b, gnn_status status) {
-    gnn_pass_stats *stats = gnn_active_stats(e);
-    gnn_block_free_ready(e, b);
-    b->state = GNN_NEAR;
-    if (status != GNN_OK) {
-        stats->failed_writes++;
-        set_warning(e);
-        if (status == GNN_EIO) { // the next tenant would meet the same bad place
-            GNN_MUTANT(bad_place_used_again, gnn_block_retire_slot(e, b),
-                       gnn_block_free_slot(e, b));
-        } else {
-            gnn_block_free_slot(e, b);
-        }
-    }
-    gnn_block_free_ticket(e, b);
-    if (b->uses == 0) {
-        gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
-        gnn_engine_drop_later(e, gnn_block_end(e, b));
-    } else if (GNN_MUTANT(changed_while_leaving, b->changed >= 0, false)) {
-        b->state = GNN_POISONED;
-        gnn_block_free_slot(e, b);
-        gnn_engine_drop_later(e, gnn_block_take_owner(e, b));
-    } else if (status != GNN_OK) {
-        stats->full++;
-        stats->full_bytes += b->held;
-        gnn_block_move(e, b, GNN_KEPT, b->held, false);
-    } else {
-        bool clean = gnn_block_is_covered(b);
-        if (!clean) {
-            gnn_block_free_slot(e, b);
-        }
-        gnn_block_move(e, b, GNN_RESIDENT, b->held, clean);
-    }
-}
-
-static void finish_get(gnn_engine *e, gnn_block *b, gnn_status status) {
-    gnn_pass_stats *stats = gnn_active_stats(e);
-    if (status == GNN_OK) {
-        b->state = GNN_NEAR;
-    } else {
-        b->state = GNN_OUT;
-        stats->failed_reads++;
-        GNN_MUTANT(failed_read_unsaid, lose_block(b, gnn_message()), );
-        gnn_engine_drop_later(e, gnn_block_take_owner(e, b));
-    }
-    gnn_block_free_ticket(e, b);
-    if (b->uses == 0) {
-        e->dead_inward--;
-        gnn_engine_drop_later(e, gnn_block_end(e, b));
-    }
-}
-
-static bool take_drop(gnn_engine *e, gnn_action *action) {
-    if (e->n_drops == 0) {
-        return false;
-    }
-    *action = (gnn_action){.kind = GNN_ACT_DROP, .owner = e->drops[--e->n_drops]};
-    return true;
-}
-
-/* The caller answered. False: the block's story ended meanwhile, or others still hold
- * it. */
-static bool unpin(gnn_engine *e, gnn_block *b) {
-    b->pins--;
-    if (!gnn_block_is_copying(b)) {
-        gnn_block_free_ticket(e, b);
-    }
-    bool alive = b->uses > 0;
-    gnn_engine_drop_later(e, gnn_block_end(e, b));
-    return alive;
-}
-
-void gnn_engine_waited(gnn_engine *e, gnn_block *b, bool done, gnn_status status,
-                       double seconds) {
-    e->n_waiters--;
-    gnn_pass_stats *stats = gnn_active_stats(e);
-    if (b->state == GNN_LEAVING || b->account == GNN_RESIDENT) {
-        stats->stall_out += seconds;
-    } else {
-        stats->stall_in += seconds;
-    }
-    if (done && b->state == GNN_LEAVING) {
-        finish_put(e, b, status);
-    } else if (done && b->state == GNN_RETURNING) {
-        finish_get(e, b, status);
-    } // else interrupted, or another waiter saw the end
-    unpin(e, b);
-}
-
-/* Looks at copies that may have ended, without waiting. */
-static void reap(gnn_engine *e) {
-    bool done = true;
-    for (gnn_block *b; done && (b = e->lists[GNN_OUTWARD].head);) {
-        gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
-        if (done || status != GNN_OK) {
-            finish_put(e, b, status);
-            done = true;
-        }
-    }
-    for (gnn_block *b = e->lists[GNN_INWARD].head, *next; b && e->dead_inward;
-         b = next) {
-        next = b->next;
-        if (b->uses == 0 && b->state == GNN_RETURNING) {
-            gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
-            if (done || status != GNN_OK) {
-                finish_get(e, b, status);
-            }
-        }
-    }
-}
-
 /* --------------------------------------------------------------------------- settle */
 
 /* Gives up the owner of a block whose bytes are on the far side. */
@@ -286,13 +138,22 @@ static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
     gnn_link *link = e->link;
     gnn_pass_stats *stats = gnn_active_stats(e);
     if (b->has_slot) {
-        drop_clean(e, b, action);
+        gnn_ticket pending = e->several_streams ? gnn_block_pending(e, b) : 0;
+        if (pending) { // nobody knows which stream its memory goes back to
+            *action = gnn_act_wait(e, b);
+            action->ticket = pending;
+        } else {
+            drop_clean(e, b, action);
+        }
         return GNN_OK;
     }
     const gnn_block_list *outward = &e->lists[GNN_OUTWARD];
     if (outward->head && outward->bytes + b->held > e->out_window) {
-        *action =
-            act_wait(e, outward->head); // oldest first; b is tested again afterwards
+        // Oldest first; b is tested again afterwards.
+        if (gnn_engine_is_ordered(e) && !e->several_streams) {
+            return gnn_engine_order_put(e, outward->head);
+        }
+        *action = gnn_act_wait(e, outward->head);
         return GNN_OK;
     }
     gnn_status status = link->ops->slot_alloc(link, b->hi - b->lo, &b->slot);
@@ -306,7 +167,7 @@ static gnn_status evict(gnn_engine *e, gnn_block *b, gnn_action *action) {
         gnn_block_free_slot(e, b);
         stats->full++;
         stats->full_bytes += b->held;
-        set_warning(e);
+        gnn_engine_warn(e);
         gnn_block_move(e, b, GNN_KEPT, b->held, false);
         return status;
     }
@@ -336,11 +197,11 @@ gnn_status gnn_engine_next(gnn_engine *e, gnn_action *action) {
     if (approved && e->link && e->lists[GNN_RESIDENT].bytes > e->budget) {
         GNN_TRY(evict(e, approved, action));
     }
-    if (action->kind != GNN_ACT_NONE || take_drop(e, action) || !e->link) {
+    if (action->kind != GNN_ACT_NONE || gnn_engine_take_drop(e, action) || !e->link) {
         return GNN_OK;
     }
-    reap(e);
-    while (!take_drop(e, action)) {
+    gnn_engine_reap(e);
+    while (!gnn_engine_take_drop(e, action)) {
         gnn_block *owned = e->lists[GNN_OWNED].head;
         gnn_block *oldest = e->lists[GNN_RESIDENT].head;
         gnn_block *candidate = NULL;
@@ -372,7 +233,7 @@ void gnn_engine_tested(gnn_engine *e, gnn_block *b, gnn_verdict verdict,
                        int64_t version) {
     gnn_pass_stats *stats = gnn_active_stats(e);
     b->tested_at = e->tick;
-    if (!unpin(e, b) || b->state != GNN_NEAR || b->pins > 0) {
+    if (!gnn_engine_unpin(e, b) || b->state != GNN_NEAR || b->pins > 0) {
         return; // things moved on
     }
     if (verdict == GNN_CHANGED) {
@@ -394,29 +255,37 @@ void gnn_engine_tested(gnn_engine *e, gnn_block *b, gnn_verdict verdict,
 
 /* --------------------------------------------------------------------------- unpack */
 
-gnn_status gnn_engine_fetch(gnn_engine *e, const gnn_use *use, gnn_action *action) {
+gnn_status gnn_engine_fetch(gnn_engine *e, const gnn_use *use, gnn_stream stream,
+                            gnn_action *action) {
     gnn_block *b = use->block;
+    gnn_engine_see(e, stream);
     e->approved = NULL;
-    *action = act(GNN_ACT_NONE, b);
-    if (take_drop(e, action)) {
+    *action = gnn_act(GNN_ACT_NONE, b);
+    if (gnn_engine_take_drop(e, action)) {
         return GNN_OK;
     }
     if (b->state == GNN_RETURNING && e->link) {
         bool done = false;
         gnn_status status = e->link->ops->poll(e->link, b->ticket, &done);
-        if (GNN_MUTANT(fetch_does_not_wait, !done && status == GNN_OK, false)) {
+        bool under_way =
+            GNN_MUTANT(fetch_does_not_wait, !done && status == GNN_OK, false);
+        if (under_way && !gnn_engine_is_ordered(e)) {
             gnn_active_stats(e)->late++;
-            *action = act_wait(e, b);
+            *action = gnn_act_wait(e, b);
             return GNN_OK;
         }
-        finish_get(e, b, status);
-        if (take_drop(e, action)) {
+        if (under_way) {
+            gnn_engine_order_get(e, b, stream);
+        } else {
+            gnn_engine_finish_get(e, b, status);
+        }
+        if (gnn_engine_take_drop(e, action)) {
             return GNN_OK;
         }
     }
     GNN_REQUIRE(b->changed < 0, GNN_ESTATE,
                 "offload: changed in place after it was saved");
-    GNN_REQUIRE(!b->error, GNN_EIO, "%s", b->error);
+    GNN_REQUIRE(!b->error, b->error_status, "%s", b->error);
     switch (b->state) {
     case GNN_OUT:
         *action = gnn_act_pinned(GNN_ACT_ALLOCATE, b);
@@ -424,6 +293,12 @@ gnn_status gnn_engine_fetch(gnn_engine *e, const gnn_use *use, gnn_action *actio
     case GNN_LEAVING:
         gnn_active_stats(e)->forwarded++;
         return GNN_OK;
+    case GNN_NEAR:
+        if (b->back && b->back_stream != stream && gnn_block_pending(e, b)) {
+            GNN_TRY(e->link->ops->order(e->link, b->back, stream));
+            b->back_stream = stream;
+        }
+        // fall through
     default: // near: clean and used, it is the first to go again
         if (b->account == GNN_INWARD) {
             gnn_block_move(e, b, GNN_RESIDENT, b->held, true);
@@ -439,7 +314,7 @@ gnn_status gnn_engine_allocated(gnn_engine *e, const gnn_action *action,
     gnn_block *b = action->block;
     gnn_link *link = e->link;
     *taken = false;
-    if (!unpin(e, b)) {
+    if (!gnn_engine_unpin(e, b)) {
         return GNN_OK;
     }
     if (!owner) {
@@ -449,16 +324,20 @@ gnn_status gnn_engine_allocated(gnn_engine *e, const gnn_action *action,
     if (b->state != GNN_OUT || b->error || !link) {
         return GNN_OK;
     }
+    gnn_engine_see(e, stream);
     gnn_mark room =
         0; // the target's memory is free once the stream's queued work has run
     GNN_TRY(link->ops->mark(link, stream, &room));
     double begin = gnn_now();
-    gnn_status status = link->ops->get(link, b->slot, address, room, 0, &b->ticket);
+    gnn_status status =
+        link->ops->get(link, b->slot, address, room, b->left, &b->ticket);
     if (room) {
         link->ops->mark_free(link, room);
     }
     GNN_TRY(status);
+    gnn_block_forget_copies(e, b); // later copies in follow this one
     *taken = true;
+    b->home = stream;
     b->state = b->ticket ? GNN_RETURNING : GNN_NEAR; // 0: made at once
     b->owner = owner;
     b->base = (char *)address - b->lo;

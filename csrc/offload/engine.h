@@ -52,8 +52,9 @@ typedef enum gnn_account {
     X(GNN_SKIP_LAYOUT, "layout") /* sparse, meta, functorch wrapper, no storage */     \
     X(GNN_SKIP_DEVICE, "device") /* no lane for it */                                  \
     X(GNN_SKIP_BITS, "conj_or_neg")                                                    \
-    X(GNN_SKIP_ALIAS, "alias") /* another version counter over the same storage */     \
-    X(GNN_SKIP_KEEP, "keep")   /* inside go.keep() */
+    X(GNN_SKIP_ALIAS, "alias")     /* another version counter over the same storage */ \
+    X(GNN_SKIP_KEEP, "keep")       /* inside go.keep() */                              \
+    X(GNN_SKIP_CAPTURE, "capture") /* while a CUDA graph is captured */
 
 #define GNN_SKIP_ENUM(name, text) name,
 typedef enum gnn_skip { GNN_SKIP_MAP(GNN_SKIP_ENUM) GNN_SKIP_COUNT } gnn_skip;
@@ -83,6 +84,7 @@ typedef enum gnn_skip { GNN_SKIP_MAP(GNN_SKIP_ENUM) GNN_SKIP_COUNT } gnn_skip;
     X(failed_reads)                                                                    \
     X(poisoned)         /* blocks changed in place after they were saved */            \
     X(prefetch_dropped) /* prefetches that found no memory */                          \
+    X(other_stream)     /* unpacks on another stream than the reload's */              \
     X(peak_held)        /* most bytes in all accounts */                               \
     X(peak_counted)     /* most bytes in RESIDENT, OUTWARD and INWARD */               \
     X(peak_out)         /* most far-side bytes of live blocks */                       \
@@ -98,7 +100,7 @@ typedef struct gnn_pass_stats {
 #undef GNN_COUNTER_FIELD
     int64_t skipped[GNN_SKIP_COUNT], skipped_bytes[GNN_SKIP_COUNT];
     int64_t class_saves[GNN_SIZE_CLASSES], class_bytes[GNN_SIZE_CLASSES];
-    double stall_out, stall_in; // seconds the host waited for a copy
+    double stall_out, stall_in; // seconds the host or a compute stream waited for one
     double busy_out, busy_in;   // seconds the link was copying while the pass lived
     double forward_seconds, backward_seconds; // entry to exit; first unpack to the end
     int64_t budget, out_window, in_window;
@@ -165,13 +167,18 @@ int64_t gnn_engine_bytes(const gnn_engine *engine, gnn_account account);
 int64_t gnn_engine_live_blocks(const gnn_engine *engine);
 int64_t gnn_engine_live_passes(const gnn_engine *engine);
 
-gnn_status gnn_pass_begin(gnn_engine *engine, gnn_pass **pass);
+/* `stream` here and below: the compute stream of the moment; 0 for host links. */
+gnn_status gnn_pass_begin(gnn_engine *engine, gnn_stream stream, gnn_pass **pass);
 /* The context was left. The pass is finished when its last use is released too; its
  * counters then go to the history and `pass` is gone. */
-void gnn_pass_end(gnn_engine *engine, gnn_pass *pass);
+void gnn_pass_end(gnn_engine *engine, gnn_pass *pass, gnn_stream stream);
 gnn_pass_stats *gnn_pass_counters(gnn_pass *pass);
-/* Finished passes, oldest first; false when there is none left. */
-bool gnn_engine_take_finished(gnn_engine *engine, gnn_pass_stats *stats);
+/* Finished passes, oldest first; false when there is none left. A pass over an ordered
+ * link is finished when the device is done with it: `wait` waits for that. */
+bool gnn_engine_take_finished(gnn_engine *engine, bool wait, gnn_pass_stats *stats);
+/* True while a graph is captured on the stream: then call nothing that could ask, mark
+ * or copy, which is everything but find, release and gnn_block_is_settled. */
+bool gnn_engine_is_captured(gnn_engine *engine, gnn_stream stream);
 /* The text of the first failure to move something out since the last call, or NULL. */
 const char *gnn_engine_take_warning(gnn_engine *engine);
 
@@ -198,6 +205,10 @@ void gnn_block_set_note(gnn_block *block, void *note);
 void *gnn_block_note(const gnn_block *block);
 char *gnn_block_base(const gnn_block *block);      // address of the storage's byte 0
 int32_t gnn_block_reloads(const gnn_block *block); // 0: the owner is the source
+/* Was the owner saved or allocated on this stream? */
+bool gnn_block_is_home(const gnn_block *block, gnn_stream stream);
+/* Can its owner be used without anything being asked, ordered or copied? */
+bool gnn_block_is_settled(const gnn_block *block);
 int64_t gnn_block_version(const gnn_block *block);
 /* -1, or the version that an in-place change left it at. */
 int64_t gnn_block_changed(const gnn_block *block);
@@ -223,11 +234,12 @@ void gnn_engine_waited(gnn_engine *engine, gnn_block *block, bool done,
 /* --------------------------------------------------------------------------- unpack */
 
 /* An unpack of this use begins: the observed order learns of it. */
-void gnn_engine_touch(gnn_engine *engine, const gnn_use *use);
-/* What is missing until the block is near; NONE: gnn_block_owner is valid. GNN_EIO when
- * its bytes cannot be read back, GNN_ESTATE when it is poisoned or the engine is shut.
- * */
-gnn_status gnn_engine_fetch(gnn_engine *engine, const gnn_use *use, gnn_action *action);
+void gnn_engine_touch(gnn_engine *engine, const gnn_use *use, gnn_stream stream);
+/* What is missing until the block is near for `stream`; NONE: gnn_block_owner is valid.
+ * GNN_EIO or GNN_EDEVICE when its bytes cannot be read back, GNN_ESTATE when it is
+ * poisoned or the engine is shut. */
+gnn_status gnn_engine_fetch(gnn_engine *engine, const gnn_use *use, gnn_stream stream,
+                            gnn_action *action);
 /* The next prefetch that fits the inward window. */
 void gnn_engine_ahead(gnn_engine *engine, const gnn_use *use, gnn_action *action);
 /* Answers ALLOCATE: near memory at `address` for action.bytes, `held` bytes in all, or

@@ -158,6 +158,7 @@ void gnn_engine_drop_later(gnn_engine *e, void *owner) {
 static void free_block(gnn_engine *e, gnn_block *b) {
     e->approved = e->approved == b ? NULL : e->approved;
     gnn_block_free_ticket(e, b);
+    gnn_block_forget_copies(e, b);
     gnn_block_free_ready(e, b);
     gnn_block_free_slot(e, b);
     unlink_block(e, b);
@@ -204,6 +205,8 @@ gnn_status gnn_engine_add(gnn_engine *e, gnn_pass *pass, uintptr_t storage, void
     b->base = base;
     b->version = version;
     b->changed = -1;
+    b->home = stream;
+    gnn_engine_see(e, stream);
     if (e->link) {
         // Recorded here, on the saving stream: at the copy's issue another one may be
         // current.
@@ -314,6 +317,15 @@ char *gnn_block_base(const gnn_block *b) {
 
 int32_t gnn_block_reloads(const gnn_block *b) {
     return b->reloads;
+}
+
+bool gnn_block_is_home(const gnn_block *b, gnn_stream stream) {
+    return b->home == stream;
+}
+
+bool gnn_block_is_settled(const gnn_block *b) {
+    return b->owner && b->changed < 0 &&
+           (b->state == GNN_LEAVING || (b->state == GNN_NEAR && !b->back));
 }
 
 int64_t gnn_block_version(const gnn_block *b) {

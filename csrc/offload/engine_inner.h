@@ -5,6 +5,8 @@
 
 #include "engine.h"
 
+enum { GNN_AT_BEGIN, GNN_AT_LEFT, GNN_AT_UNPACK, GNN_AT_END, GNN_CLOCKS };
+
 #define GNN_LEARNED 8   // sequence lengths whose unpack order is remembered
 #define GNN_HISTORY 256 // finished passes kept for the report
 #define GNN_RETESTS 16  // owned blocks that one settle looks at again
@@ -33,12 +35,16 @@ struct gnn_block {
     bool has_slot;
     gnn_mark ready;
     gnn_ticket ticket;
+    gnn_ticket left, back; // copies that streams wait for and the host knows not to end
+    gnn_stream home;       // where its owner was saved or allocated
+    gnn_stream back_stream; // the stream that waits for `back`
     int32_t uses, pins, reloads;
     uint64_t tested_at;  // tick of the last ownership test
     gnn_pass *last_pass; // where it was saved last
     int32_t last_position;
     bool counted_owned;
     char *error; // why it cannot be read back
+    gnn_status error_status;
 };
 
 typedef struct gnn_entry {
@@ -63,6 +69,7 @@ struct gnn_pass {
     int64_t live;            // uses
     bool left, unpacked;
     double begin_at, left_at, unpack_at;
+    gnn_mark clocks[GNN_CLOCKS]; // the same and the end on the compute stream
     gnn_link_stats link_at_begin;
     gnn_pass_stats stats;
 };
@@ -86,8 +93,11 @@ struct gnn_engine {
     int64_t n_waiters;   // callers inside a WAIT
     gnn_block *approved; // tested free, and nothing happened since
     uint64_t tick;
-    int32_t retests; // left in this settle
+    int32_t retests;   // left in this settle
+    gnn_stream stream; // the compute stream seen last
+    bool has_stream, several_streams;
     gnn_pass *newest;
+    gnn_pass *ending;     // finished, oldest first, whose clocks have not all passed
     gnn_pass *active;     // what counters go to
     gnn_pass_stats spare; // counters when no pass is active
     int64_t pass_number;
@@ -116,8 +126,30 @@ bool gnn_block_is_covered(const gnn_block *block); // by its slot
 void gnn_engine_drop_later(gnn_engine *engine, void *owner);
 void gnn_engine_note_peaks(gnn_engine *engine);
 
-/* engine.c, engine_order.c */
+/* engine_copies.c */
+gnn_action gnn_act(gnn_action_kind kind, gnn_block *block);
 gnn_action gnn_act_pinned(gnn_action_kind kind, gnn_block *block);
+gnn_action gnn_act_wait(gnn_engine *engine, gnn_block *block);
+bool gnn_engine_take_drop(gnn_engine *engine, gnn_action *action);
+/* The caller answered. False: the block's story ended meanwhile, or others hold it. */
+bool gnn_engine_unpin(gnn_engine *engine, gnn_block *block);
+void gnn_engine_warn(gnn_engine *engine); // keeps gnn_message() for the caller, once
+/* Its bytes can no longer come back: unpack says why. */
+void gnn_block_lose(gnn_block *block, gnn_status status, const char *why);
+void gnn_engine_finish_put(gnn_engine *engine, gnn_block *block, gnn_status status);
+void gnn_engine_finish_get(gnn_engine *engine, gnn_block *block, gnn_status status);
+void gnn_engine_reap(gnn_engine *engine); // copies that have ended, without waiting
+bool gnn_engine_is_ordered(const gnn_engine *engine);
+void gnn_engine_see(gnn_engine *engine, gnn_stream stream);
+/* The copy under way is ordered before later work of the compute stream. */
+gnn_status gnn_engine_order_put(gnn_engine *engine, gnn_block *block);
+void gnn_engine_order_get(gnn_engine *engine, gnn_block *block, gnn_stream stream);
+/* A copy of a block that is near or out and that the host does not know to have ended,
+ * or 0. */
+gnn_ticket gnn_block_pending(gnn_engine *engine, gnn_block *block);
+void gnn_block_forget_copies(gnn_engine *engine, gnn_block *block);
+
+/* engine_order.c */
 gnn_pass_stats *gnn_active_stats(gnn_engine *engine);
 void gnn_pass_release(gnn_engine *engine, gnn_pass *pass, int32_t position);
 void gnn_pass_free_all(gnn_engine *engine);

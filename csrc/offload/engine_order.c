@@ -98,9 +98,104 @@ static int32_t rank_of(gnn_engine *e, const gnn_pass *pass, int32_t position) {
 
 /* --------------------------------------------------------------------------- passes */
 
-gnn_status gnn_pass_begin(gnn_engine *e, gnn_pass **pass) {
+/* On the compute stream, where the link can tell its time; a missing clock costs only
+ * the report's seconds. */
+static void start_clock(gnn_engine *e, gnn_pass *p, int which, gnn_stream stream) {
+    if (gnn_engine_is_ordered(e) && !gnn_engine_is_captured(e, stream) &&
+        e->link->ops->clock(e->link, stream, &p->clocks[which]) != GNN_OK) {
+        p->clocks[which] = 0;
+    }
+}
+
+static void free_pass(gnn_engine *e, gnn_pass *p) {
+    for (int c = 0; c < GNN_CLOCKS; c++) {
+        if (p->clocks[c] && e->link) {
+            e->link->ops->mark_free(e->link, p->clocks[c]);
+        }
+    }
+    free(p->entries);
+    free(p->observed);
+    free(p);
+}
+
+static void unlink_pass(gnn_engine *e, gnn_pass *p) {
+    *(p->newer ? &p->newer->older : &e->newest) = p->older;
+    if (p->older) {
+        p->older->newer = p->newer;
+    }
+    e->active = e->active == p ? e->newest : e->active;
+    e->n_passes--;
+}
+
+/* Ends a pass whose counters are complete. */
+static void retire(gnn_engine *e, gnn_pass *p) {
+    gnn_link_stats now;
+    read_link(e, &now);
+    if (e->link) {
+        p->stats.busy_out = now.busy_out - p->link_at_begin.busy_out;
+        p->stats.busy_in = now.busy_in - p->link_at_begin.busy_in;
+    }
+    if (gnn_engine_is_ordered(e)) {
+        p->stats.stall_out += now.stall_out - p->link_at_begin.stall_out;
+        p->stats.stall_in += now.stall_in - p->link_at_begin.stall_in;
+    }
+    if (e->history_n == GNN_HISTORY) { // nobody reads them: the oldest goes
+        e->history_begin = (e->history_begin + 1) % GNN_HISTORY;
+        e->history_n--;
+    }
+    e->history[(e->history_begin + e->history_n++) % GNN_HISTORY] = p->stats;
+    free_pass(e, p);
+}
+
+/* Seconds between two clocks replace the host's. False: not yet, ask again. */
+static bool read_clock(gnn_engine *e, gnn_pass *p, int from, bool wait,
+                       double *seconds) {
+    gnn_mark begin = p->clocks[from], end = p->clocks[from + 1];
+    bool done = true;
+    double measured = 0;
+    if (!e->link || !begin || !end ||
+        e->link->ops->seconds(e->link, begin, end, wait, &done, &measured) != GNN_OK) {
+        return true; // the host's will do
+    }
+    *seconds = done ? measured : *seconds;
+    return done;
+}
+
+/* Retires finished passes that the device is done with. */
+static void settle_ending(gnn_engine *e, bool wait) {
+    for (gnn_pass *p; (p = e->ending);) {
+        if (!read_clock(e, p, GNN_AT_BEGIN, wait, &p->stats.forward_seconds) ||
+            !read_clock(e, p, GNN_AT_UNPACK, wait, &p->stats.backward_seconds)) {
+            return;
+        }
+        e->ending = p->newer;
+        retire(e, p);
+    }
+}
+
+static void finish_pass(gnn_engine *e, gnn_pass *p) {
+    p->stats.forward_seconds = p->left_at - p->begin_at;
+    p->stats.backward_seconds = p->unpacked ? gnn_now() - p->unpack_at : 0;
+    start_clock(e, p, GNN_AT_END, e->stream);
+    learn(e, p);
+    unlink_pass(e, p);
+    gnn_pass **last = &e->ending;
+    while (*last) {
+        last = &(*last)->newer;
+    }
+    p->newer = NULL;
+    *last = p;
+    if (!gnn_engine_is_ordered(e)) {
+        settle_ending(e, false);
+    }
+}
+
+gnn_status gnn_pass_begin(gnn_engine *e, gnn_stream stream, gnn_pass **pass) {
     gnn_pass *p = calloc(1, sizeof *p);
     GNN_REQUIRE(p, GNN_ENOMEM, "offload: no memory for a pass");
+    gnn_engine_see(e, stream);
+    settle_ending(e, false);
+    start_clock(e, p, GNN_AT_BEGIN, stream);
     p->older = e->newest;
     if (e->newest) {
         e->newest->newer = p;
@@ -117,38 +212,8 @@ gnn_status gnn_pass_begin(gnn_engine *e, gnn_pass **pass) {
     return GNN_OK;
 }
 
-static void free_pass(gnn_engine *e, gnn_pass *p) {
-    *(p->newer ? &p->newer->older : &e->newest) = p->older;
-    if (p->older) {
-        p->older->newer = p->newer;
-    }
-    e->active = e->active == p ? e->newest : e->active;
-    e->n_passes--;
-    free(p->entries);
-    free(p->observed);
-    free(p);
-}
-
-static void finish_pass(gnn_engine *e, gnn_pass *p) {
-    gnn_link_stats now;
-    read_link(e, &now);
-    double end = gnn_now();
-    p->stats.forward_seconds = p->left_at - p->begin_at;
-    p->stats.backward_seconds = p->unpacked ? end - p->unpack_at : 0;
-    if (e->link) {
-        p->stats.busy_out = now.busy_out - p->link_at_begin.busy_out;
-        p->stats.busy_in = now.busy_in - p->link_at_begin.busy_in;
-    }
-    learn(e, p);
-    if (e->history_n == GNN_HISTORY) { // nobody reads them: the oldest goes
-        e->history_begin = (e->history_begin + 1) % GNN_HISTORY;
-        e->history_n--;
-    }
-    e->history[(e->history_begin + e->history_n++) % GNN_HISTORY] = p->stats;
-    free_pass(e, p);
-}
-
-void gnn_pass_end(gnn_engine *e, gnn_pass *p) {
+void gnn_pass_end(gnn_engine *e, gnn_pass *p, gnn_stream stream) {
+    start_clock(e, p, GNN_AT_LEFT, stream);
     p->left = true;
     p->left_at = gnn_now();
     if (p->live == 0) {
@@ -168,7 +233,13 @@ void gnn_pass_release(gnn_engine *e, gnn_pass *p, int32_t position) {
 
 void gnn_pass_free_all(gnn_engine *e) {
     while (e->newest) {
-        free_pass(e, e->newest);
+        gnn_pass *p = e->newest;
+        unlink_pass(e, p);
+        free_pass(e, p);
+    }
+    for (gnn_pass *p = e->ending, *next; p; p = next) {
+        next = p->newer;
+        free_pass(e, p);
     }
     for (int i = 0; i < GNN_LEARNED; i++) {
         free(e->learned[i].order);
@@ -180,7 +251,8 @@ gnn_pass_stats *gnn_pass_counters(gnn_pass *pass) {
     return &pass->stats;
 }
 
-bool gnn_engine_take_finished(gnn_engine *e, gnn_pass_stats *stats) {
+bool gnn_engine_take_finished(gnn_engine *e, bool wait, gnn_pass_stats *stats) {
+    settle_ending(e, wait);
     if (e->history_n == 0) {
         return false;
     }
@@ -192,7 +264,7 @@ bool gnn_engine_take_finished(gnn_engine *e, gnn_pass_stats *stats) {
 
 /* ------------------------------------------------------------------------- prefetch */
 
-void gnn_engine_touch(gnn_engine *e, const gnn_use *use) {
+void gnn_engine_touch(gnn_engine *e, const gnn_use *use, gnn_stream stream) {
     gnn_pass *p = use->pass;
     gnn_entry *entry = &p->entries[use->position];
     e->active = p;
@@ -200,6 +272,7 @@ void gnn_engine_touch(gnn_engine *e, const gnn_use *use) {
     if (!p->unpacked) {
         p->unpacked = true;
         p->unpack_at = gnn_now();
+        start_clock(e, p, GNN_AT_UNPACK, stream);
     }
     if (!entry->touched) {
         entry->touched = true;

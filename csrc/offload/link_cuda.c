@@ -203,6 +203,12 @@ static gnn_status seconds_between(gnn_link *self, gnn_mark from, gnn_mark to, bo
     *done = both;
     if (both && status == GNN_OK) {
         status = api->event_seconds(link->device, ends[0], ends[1], seconds);
+        pthread_mutex_lock(&link->mutex); // who asks for times will want the books too
+        gnn_stalls_reap(&link->stalls);
+        for (int l = 0; l < 2 && status == GNN_OK; l++) {
+            status = note_fault(link, gnn_lane_reap(&link->lanes[l]));
+        }
+        pthread_mutex_unlock(&link->mutex);
     }
     return status;
 }

@@ -130,7 +130,15 @@ static PyObject *build_facts(PyObject *self, PyObject *unused) {
                          facts.flags, "cuda", facts.cuda);
 }
 
+/* For tests: a table of CUDA calls from another library puts its texts where ours are
+ * found. */
+static PyObject *fail_address(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return PyLong_FromUnsignedLongLong((uintptr_t)gnn_fail);
+}
+
 static PyMethodDef functions[] = {
+    {"fail_address", fail_address, METH_NOARGS, "Tests: address of gnn_fail."},
     {"spill_probe", (PyCFunction)(void (*)(void))spill_probe,
      METH_VARARGS | METH_KEYWORDS, spill_probe_doc},
     {"file_system", file_system, METH_O, "(name, memory-backed) of where a path is."},

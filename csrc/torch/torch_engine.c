@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "offload/cuda_api.h"
 #include "offload/spill_file.h"
 #include "torch_hooks.h"
 
@@ -126,10 +127,14 @@ static PyObject *pass_end(PyObject *object, PyObject *failed) {
     self->pass = NULL;
     int settled = 0;
     if (pass && gnn_engine_is_ours(self->engine)) {
-        gnn_engine_refresh(
-            self->engine->engine); // owners have changed since the last save
-        settled = gnn_settle(self->engine, mode);
-        gnn_pass_end(self->engine->engine, pass);
+        gnn_engine *engine = self->engine->engine;
+        gnn_stream stream;
+        settled = gnn_current_stream(self->engine, &stream);
+        gnn_engine_refresh(engine); // owners have changed since the last save
+        if (settled == 0 && !gnn_engine_is_captured(engine, stream)) {
+            settled = gnn_settle(self->engine, mode);
+        }
+        gnn_pass_end(engine, pass, stream);
     }
     return settled < 0 ? NULL : Py_NewRef(Py_None);
 }
@@ -145,7 +150,11 @@ static void pass_dealloc(PyObject *object) {
     gnn_pass_object *self = (gnn_pass_object *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->pass && gnn_engine_is_ours(self->engine)) {
-        gnn_pass_end(self->engine->engine, self->pass);
+        gnn_stream stream;
+        if (gnn_current_stream(self->engine, &stream) < 0) {
+            PyErr_Clear();
+        }
+        gnn_pass_end(self->engine->engine, self->pass, stream);
     }
     Py_XDECREF((PyObject *)self->engine);
     PyObject_Free(object);
@@ -177,7 +186,8 @@ static PyObject *engine_begin(PyObject *object, PyObject *unused) {
     gnn_engine_object *self = (gnn_engine_object *)object;
     (void)unused;
     gnn_pass *pass;
-    if (gnn_engine_require_ours(self) < 0) {
+    gnn_stream stream;
+    if (gnn_engine_require_ours(self) < 0 || gnn_current_stream(self, &stream) < 0) {
         return NULL;
     }
     if (!gnn_engine_link(self->engine)) {
@@ -190,7 +200,7 @@ static PyObject *engine_begin(PyObject *object, PyObject *unused) {
     }
     entry->engine = (gnn_engine_object *)Py_NewRef(object);
     entry->pass = NULL;
-    gnn_status status = gnn_pass_begin(self->engine, &pass);
+    gnn_status status = gnn_pass_begin(self->engine, stream, &pass);
     if (status != GNN_OK) {
         gnn_raise(status);
         Py_CLEAR(entry);
@@ -227,12 +237,13 @@ static PyObject *engine_shutdown(PyObject *object, PyObject *unused) {
     return drained;
 }
 
-static PyObject *engine_take_finished(PyObject *object, PyObject *unused) {
+/* Waits for passes that the device has not ended yet if the argument is true. */
+static PyObject *engine_take_finished(PyObject *object, PyObject *flag) {
     gnn_engine_object *self = (gnn_engine_object *)object;
-    (void)unused;
-    PyObject *list = PyList_New(0);
+    int wait = PyObject_IsTrue(flag);
+    PyObject *list = wait < 0 ? NULL : PyList_New(0);
     gnn_pass_stats stats;
-    while (list && gnn_engine_take_finished(self->engine, &stats)) {
+    while (list && gnn_engine_take_finished(self->engine, wait, &stats)) {
         PyObject *dict = stats_to_dict(&stats);
         if (!dict || PyList_Append(list, dict) < 0) {
             Py_CLEAR(list);
@@ -267,6 +278,16 @@ static PyObject *engine_state(PyObject *object, PyObject *unused) {
         Py_CLEAR(dict);
     }
     return dict;
+}
+
+static PyObject *engine_captured(PyObject *object, PyObject *unused) {
+    gnn_engine_object *self = (gnn_engine_object *)object;
+    gnn_stream stream;
+    (void)unused;
+    if (gnn_current_stream(self, &stream) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(gnn_engine_is_captured(self->engine, stream));
 }
 
 static PyObject *engine_set_budget(PyObject *object, PyObject *number) {
@@ -340,6 +361,9 @@ static void engine_dealloc(PyObject *object) {
         Py_DECREF((PyObject *)action.owner);
     }
     gnn_engine_free(self->engine);
+    Py_XDECREF(self->tensor_device);
+    Py_XDECREF(self->stream), Py_XDECREF(self->stream_args);
+    Py_XDECREF(self->record_stream);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -348,8 +372,10 @@ static PyMethodDef engine_methods[] = {
     {"begin", engine_begin, METH_NOARGS, "A new Pass."},
     {"drain", engine_drain, METH_NOARGS, "Wait until no copy is under way."},
     {"shutdown", engine_shutdown, METH_NOARGS, "Wait for copies, close the link."},
-    {"take_finished", engine_take_finished, METH_NOARGS,
-     "Counters of finished passes."},
+    {"take_finished", engine_take_finished, METH_O,
+     "Counters of finished passes; True: waits for the device."},
+    {"captured", engine_captured, METH_NOARGS,
+     "Is a CUDA graph being captured on the current stream?"},
     {"state", engine_state, METH_NOARGS, "Bytes held now, by account."},
     {"set_budget", engine_set_budget, METH_O, "Resident bytes at most."},
     {"hold", engine_hold, METH_O, "Tests: hold the copies of a RAM link."},
@@ -381,36 +407,88 @@ static int bind_globals(const char *name, PyObject **globals) {
     return *globals ? 0 : -1;
 }
 
-static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keywords) {
-    (void)module;
-    static char *names[] = {"store",     "directory",     "limit",         "threads",
-                            "direct",    "memory_backed", "budget",        "out_window",
-                            "in_window", "min_bytes",     "raise_on_full", NULL};
+typedef struct engine_arguments {
     const char *store, *directory;
     long long limit, budget, out_window, in_window, min_bytes;
     int threads, direct, memory_backed, raise_on_full;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "szLippLLLLp", names, &store,
-                                     &directory, &limit, &threads, &direct,
-                                     &memory_backed, &budget, &out_window, &in_window,
-                                     &min_bytes, &raise_on_full) ||
-        gnn_torch_bind() < 0 ||
+    // store "cuda"
+    int device;             // as the CUDA table numbers it
+    unsigned long long api; // address of a gnn_cuda_api; 0: the CUDA runtime's
+    PyObject *tensor_device, *stream, *stream_args, *record_stream; // None: absent
+} engine_arguments;
+
+static int parse_arguments(PyObject *args, PyObject *keywords, engine_arguments *a) {
+    static char *names[] = {
+        "store",         "directory",     "limit",      "threads",       "direct",
+        "memory_backed", "budget",        "out_window", "in_window",     "min_bytes",
+        "raise_on_full", "device",        "api",        "tensor_device", "stream",
+        "stream_args",   "record_stream", NULL};
+    *a = (engine_arguments){.tensor_device = Py_None, .stream = Py_None};
+    a->stream_args = a->record_stream = Py_None;
+    return PyArg_ParseTupleAndKeywords(
+               args, keywords, "szLippLLLLp|iKOOOO", names, &a->store, &a->directory,
+               &a->limit, &a->threads, &a->direct, &a->memory_backed, &a->budget,
+               &a->out_window, &a->in_window, &a->min_bytes, &a->raise_on_full,
+               &a->device, &a->api, &a->tensor_device, &a->stream, &a->stream_args,
+               &a->record_stream)
+               ? 0
+               : -1;
+}
+
+static gnn_status open_link(const engine_arguments *a, gnn_link **link) {
+    gnn_link_file_options file = {
+        .directory = a->directory,
+        .limit = a->limit,
+        .threads = a->threads,
+        .allow_memory_backed = a->memory_backed,
+        .direct = a->direct,
+    };
+    gnn_link_cuda_options cuda = {.device = a->device, .limit = a->limit};
+    if (strcmp(a->store, "cuda") == 0) {
+        cuda.api =
+            a->api ? (const gnn_cuda_api *)(uintptr_t)a->api : gnn_cuda_api_runtime();
+        return gnn_link_cuda_open(&cuda, link);
+    }
+    return strcmp(a->store, "ram") == 0
+               ? gnn_link_ram_open(a->limit, a->threads ? a->threads : 1, link)
+               : gnn_link_file_open(&file, link);
+}
+
+static PyObject *given(PyObject *argument) {
+    return argument == Py_None ? NULL : Py_NewRef(argument);
+}
+
+/* The device of its tensors. CPU tensors stand for a device's where a test says so. */
+static int read_device(gnn_engine_object *self, PyObject *tensor_device) {
+    self->device = GNN_ON_CPU;
+    if (tensor_device == Py_None) {
+        PyObject *torch = PyImport_ImportModule("torch");
+        self->tensor_device =
+            torch ? PyObject_CallMethod(torch, "device", "s", "cpu") : NULL;
+        Py_XDECREF(torch);
+        return self->tensor_device ? 0 : -1;
+    }
+    self->tensor_device = Py_NewRef(tensor_device);
+    PyObject *type = PyObject_GetAttrString(tensor_device, "type");
+    PyObject *index = type ? PyObject_GetAttrString(tensor_device, "index") : NULL;
+    if (index && PyUnicode_CompareWithASCIIString(type, "cuda") == 0) {
+        self->device = (int)PyLong_AsLong(index);
+    }
+    Py_XDECREF(type), Py_XDECREF(index);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keywords) {
+    (void)module;
+    engine_arguments a;
+    if (parse_arguments(args, keywords, &a) < 0 || gnn_torch_bind() < 0 ||
         bind_globals("torch.utils.checkpoint", &gnn_checkpoint_globals) < 0 ||
         bind_globals("torch.autograd.function", &gnn_function_globals) < 0) {
         return NULL;
     }
     gnn_engine_options options = {
-        .budget = budget, .out_window = out_window, .in_window = in_window};
-    gnn_link_file_options file = {
-        .directory = directory,
-        .limit = limit,
-        .threads = threads,
-        .allow_memory_backed = memory_backed,
-        .direct = direct,
-    };
-    gnn_status status =
-        strcmp(store, "ram") == 0
-            ? gnn_link_ram_open(limit, threads ? threads : 1, &options.link)
-            : gnn_link_file_open(&file, &options.link);
+        .budget = a.budget, .out_window = a.out_window, .in_window = a.in_window};
+    gnn_status status = open_link(&a, &options.link);
     gnn_engine *engine = NULL;
     if (status == GNN_OK && (status = gnn_engine_open(&options, &engine)) != GNN_OK) {
         options.link->ops->close(options.link);
@@ -426,9 +504,15 @@ static PyObject *open_engine(PyObject *module, PyObject *args, PyObject *keyword
         return NULL;
     }
     self->engine = engine;
-    self->min_bytes = min_bytes;
-    self->raise_on_full = raise_on_full;
+    self->min_bytes = a.min_bytes;
+    self->raise_on_full = a.raise_on_full;
     self->forks = forks;
+    self->stream = given(a.stream);
+    self->stream_args = given(a.stream_args);
+    self->record_stream = given(a.record_stream);
+    if (read_device(self, a.tensor_device) < 0) {
+        Py_CLEAR(self);
+    }
     return (PyObject *)self;
 }
 

@@ -12,6 +12,17 @@
 #define CHECKPOINT_PACKS                                                               \
     256 // saves of a pass in which torch.utils.checkpoint is looked for
 
+int gnn_current_stream(gnn_engine_object *self, gnn_stream *stream) {
+    *stream = 0;
+    if (!self->stream) {
+        return 0;
+    }
+    PyObject *number = PyObject_CallObject(self->stream, self->stream_args);
+    *stream = number ? PyLong_AsUnsignedLongLong(number) : 0;
+    Py_XDECREF(number);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 /* ------------------------------------------------------------- carrying out actions */
 
 /* Waits without the GIL. -1: a signal handler raised; the copy goes on. */
@@ -55,24 +66,26 @@ static bool fits_exactly(const gnn_saved *saved, const gnn_action *action) {
 
 /* Brings near memory for a block that is out. -1 with an exception. A block that was
  * saved once, as one tensor, comes back as that tensor: unpack then needs no view. */
-static int allocate(gnn_engine_object *self, const gnn_action *action) {
+static int allocate(gnn_engine_object *self, const gnn_action *action,
+                    gnn_stream stream) {
     char *address = NULL;
     int64_t held = action->bytes, version = 0;
     uintptr_t storage = 0;
     gnn_saved *saved = gnn_block_note(action->block);
     saved = saved && fits_exactly(saved, action) ? saved : NULL;
     Py_XINCREF((PyObject *)saved); // making a tensor may end its last other reference
-    PyObject *owner =
-        saved
-            ? gnn_make_empty(saved->dtype, saved->ndim, saved->shape_strides, &address)
-            : gnn_make_bytes(action->bytes, action->address, &address, &held);
+    PyObject *owner = saved
+                          ? gnn_make_empty(self->tensor_device, saved->dtype,
+                                           saved->ndim, saved->shape_strides, &address)
+                          : gnn_make_bytes(self->tensor_device, action->bytes,
+                                           action->address, &address, &held);
     if (owner && (gnn_storage(owner, &storage, NULL) < 0 ||
                   (version = gnn_version(owner)) < 0)) {
         Py_CLEAR(owner);
     }
     bool taken = false;
     gnn_status status = gnn_engine_allocated(self->engine, action, storage, address,
-                                             held, version, 0, owner, &taken);
+                                             held, version, stream, owner, &taken);
     if (taken && saved) {
         saved->reload = gnn_block_reloads(saved->use.block);
     }
@@ -124,11 +137,11 @@ int gnn_settle(gnn_engine_object *self, gnn_settle_mode mode) {
                    : 0;
 }
 
-static void prefetch(gnn_engine_object *self, const gnn_use *use) {
+static void prefetch(gnn_engine_object *self, const gnn_use *use, gnn_stream stream) {
     for (;;) {
         gnn_action action;
         gnn_engine_ahead(self->engine, use, &action);
-        if (action.kind == GNN_ACT_NONE || allocate(self, &action) < 0) {
+        if (action.kind == GNN_ACT_NONE || allocate(self, &action, stream) < 0) {
             return;
         }
     }
@@ -206,7 +219,7 @@ static int find_block(gnn_engine_object *self, uintptr_t storage, int64_t versio
 static gnn_block *new_block(gnn_pass_object *self, PyObject *tensor,
                             const gnn_saved *saved, const gnn_tensor_view *view,
                             uintptr_t storage, int64_t bytes, int64_t version,
-                            bool *skip_it) {
+                            gnn_stream stream, bool *skip_it) {
     int cast = view->itemsize < 4 ? gnn_is_parameter_cast(tensor) : 0;
     *skip_it = cast == 1;
     PyObject *source = cast == 0 ? gnn_detach(tensor) : NULL;
@@ -216,7 +229,7 @@ static gnn_block *new_block(gnn_pass_object *self, PyObject *tensor,
     gnn_block *block = NULL;
     gnn_status status = gnn_engine_add(self->engine->engine, self->pass, storage,
                                        view->data - saved->byte_offset, bytes, version,
-                                       0, source, &block);
+                                       stream, source, &block);
     if (status != GNN_OK) {
         gnn_raise(status);
         Py_DECREF(source);
@@ -234,6 +247,13 @@ static PyObject *pack_block(gnn_pass_object *self, PyObject *tensor,
         PyErr_Clear(); // an inference tensor: autograd refuses it itself
         return skip(stats, GNN_SKIP_LAYOUT, view->hi - view->lo, tensor);
     }
+    gnn_stream stream;
+    if (gnn_current_stream(engine, &stream) < 0) {
+        return NULL;
+    }
+    if (gnn_engine_is_captured(engine->engine, stream)) {
+        return skip(stats, GNN_SKIP_CAPTURE, view->hi - view->lo, tensor);
+    }
     gnn_saved *saved = gnn_saved_new(engine, tensor, view);
     gnn_block *block = NULL;
     bool alias = false, cast = false;
@@ -242,7 +262,8 @@ static PyObject *pack_block(gnn_pass_object *self, PyObject *tensor,
         return NULL;
     }
     if (!block) {
-        block = new_block(self, tensor, saved, view, storage, bytes, version, &cast);
+        block = new_block(self, tensor, saved, view, storage, bytes, version, stream,
+                          &cast);
         saved->primary = block != NULL;
     }
     if (alias || cast || !block) {
@@ -290,7 +311,7 @@ PyObject *gnn_pack(PyObject *object, PyObject *tensor) {
     int64_t extent = view.hi - view.lo, bytes = 0;
     uintptr_t storage;
     count_save(stats, extent);
-    if (!view.on_cpu) {
+    if (view.device != self->engine->device) {
         return skip(stats, GNN_SKIP_DEVICE, extent, tensor);
     }
     // A small tensor counts by its storage where it is a view; else it is all of it.
@@ -325,12 +346,13 @@ PyObject *gnn_keep_pack(PyObject *module, PyObject *tensor) {
 /* --------------------------------------------------------------------------- unpack */
 
 /* Carries out fetch's actions until the block is near. -1 with an exception. */
-static int bring_near(gnn_saved *saved) {
+static int bring_near(gnn_saved *saved, gnn_stream stream) {
     gnn_engine_object *self = saved->engine;
     bool ahead = false, shed = false;
     for (;;) {
         gnn_action action;
-        gnn_status status = gnn_engine_fetch(self->engine, &saved->use, &action);
+        gnn_status status =
+            gnn_engine_fetch(self->engine, &saved->use, stream, &action);
         if (status == GNN_ESTATE && gnn_block_changed(saved->use.block) >= 0) {
             gnn_raise_changed(NULL, gnn_block_changed(saved->use.block),
                               gnn_block_version(saved->use.block));
@@ -348,13 +370,13 @@ static int bring_near(gnn_saved *saved) {
         } else if (action.kind == GNN_ACT_WAIT) {
             if (!ahead) {
                 ahead = true;
-                prefetch(self,
-                         &saved->use); // its copies run while this one is waited for
+                // Its copies run while this one is waited for.
+                prefetch(self, &saved->use, stream);
             }
             if (gnn_wait_copy(self, &action) < 0) {
                 return -1;
             }
-        } else if (allocate(self, &action) < 0) {
+        } else if (allocate(self, &action, stream) < 0) {
             if (shed || PyErr_ExceptionMatches(PyExc_OSError)) {
                 return -1;
             }
@@ -402,25 +424,66 @@ static PyObject *see(gnn_saved *saved, PyObject *owner) {
     }
     itemsize = view.itemsize;
     char *begin = view.data - offset * itemsize; // of the owner's storage
-    return gnn_make_view(owner, saved->dtype, saved->itemsize,
+    return gnn_make_view(owner, saved->engine->tensor_device, saved->dtype,
+                         saved->itemsize,
                          gnn_block_base(block) + saved->byte_offset - begin,
                          saved->ndim, saved->shape_strides);
 }
 
+/* A reload that is used on another stream than its own: the allocator must know before
+ * it is freed. Sources are used where plain training would use them. */
+static int note_other_stream(gnn_saved *saved, PyObject *owner, gnn_stream stream) {
+    const gnn_block *block = saved->use.block;
+    gnn_engine_object *engine = saved->engine;
+    if (!engine->record_stream || gnn_block_reloads(block) == 0 ||
+        gnn_block_is_home(block, stream)) {
+        return 0;
+    }
+    gnn_pass_counters(saved->use.pass)->other_stream++;
+    PyObject *number = PyLong_FromUnsignedLongLong(stream);
+    PyObject *none = number ? PyObject_CallFunctionObjArgs(engine->record_stream, owner,
+                                                           number, NULL)
+                            : NULL;
+    Py_XDECREF(number), Py_XDECREF(none);
+    return none ? 0 : -1;
+}
+
+/* While a graph is captured nothing may be asked, marked or copied. */
+static PyObject *unpack_captured(gnn_saved *saved) {
+    PyObject *owner = NULL, *tensor = NULL;
+    if (!gnn_block_is_settled(saved->use.block)) {
+        gnn_raise(gnn_fail(GNN_ESTATE,
+                           "offload: a saved tensor is on its way or away, and cannot "
+                           "be fetched while a CUDA graph is captured"));
+    } else if ((owner = checked_owner(saved)) != NULL) {
+        tensor = see(saved, owner);
+    }
+    Py_XDECREF(owner);
+    return tensor;
+}
+
 static PyObject *unpack_block(gnn_saved *saved) {
     gnn_engine_object *engine = saved->engine;
-    if (gnn_engine_require_ours(engine) < 0) {
+    gnn_stream stream;
+    if (gnn_engine_require_ours(engine) < 0 ||
+        gnn_current_stream(engine, &stream) < 0) {
         return NULL;
     }
-    Py_INCREF((PyObject *)saved);
-    gnn_engine_touch(engine->engine, &saved->use);
     PyObject *owner = NULL, *tensor = NULL;
-    if (bring_near(saved) == 0 && (owner = checked_owner(saved)) != NULL) {
+    Py_INCREF((PyObject *)saved);
+    if (gnn_engine_is_captured(engine->engine, stream)) {
+        tensor = unpack_captured(saved);
+        Py_DECREF((PyObject *)saved);
+        return tensor;
+    }
+    gnn_engine_touch(engine->engine, &saved->use, stream);
+    if (bring_near(saved, stream) == 0 && (owner = checked_owner(saved)) != NULL &&
+        note_other_stream(saved, owner, stream) == 0) {
         tensor = see(saved, owner);
     }
     Py_XDECREF(owner); // the tensor keeps the storage: nothing below can take it away
     if (tensor) {
-        prefetch(engine, &saved->use);
+        prefetch(engine, &saved->use, stream);
         if (gnn_settle(engine, GNN_SETTLING) < 0) {
             Py_CLEAR(tensor);
         }

@@ -15,6 +15,8 @@
 #define GNN_SLOT(function) ((void *)(uintptr_t)(function)) // for a PyType_Slot
 #define GNN_ALIGNMENT 64 // kernels may pick variants by the address modulo it
 
+enum { GNN_ON_CPU = -1, GNN_ELSEWHERE = -2 }; // >= 0: the CUDA device of that number
+
 /* ------------------------------------------------------------------- torch_tensor.c */
 
 typedef struct gnn_tensor_view {
@@ -23,7 +25,7 @@ typedef struct gnn_tensor_view {
     const int64_t *shape, *strides; // borrowed from the tensor, in elements
     int64_t itemsize, numel;
     int64_t lo, hi; // bytes [data + lo, data + hi) are what it can reach
-    bool on_cpu;
+    int device;     // GNN_ON_CPU, a CUDA device, GNN_ELSEWHERE
 } gnn_tensor_view;
 
 /* Looks up what is needed from torch; once. -1 with an exception. */
@@ -50,15 +52,16 @@ PyObject *gnn_dtype_of(PyObject *tensor);
 /* Is an engine's one tensor (of which gnn_storage was asked) the only owner? -1:
  * exception. */
 int gnn_is_alone(uintptr_t key);
-/* A flat byte tensor with room for `bytes` at the alignment of `like`; *address is
+/* `device` is a torch.device. A flat byte tensor with room for `bytes` at the alignment of `like`; *address is
  * where. */
-PyObject *gnn_make_bytes(int64_t bytes, uintptr_t like, char **address, int64_t *held);
+PyObject *gnn_make_bytes(PyObject *device, int64_t bytes, uintptr_t like,
+                         char **address, int64_t *held);
 /* An empty tensor of this dtype, sizes and strides at GNN_ALIGNMENT. */
-PyObject *gnn_make_empty(PyObject *dtype, int32_t ndim, const int64_t *shape_strides,
-                         char **address);
+PyObject *gnn_make_empty(PyObject *device, PyObject *dtype, int32_t ndim,
+                         const int64_t *shape_strides, char **address);
 /* The view of `owner`'s storage with this dtype, byte offset, sizes and strides. */
-PyObject *gnn_make_view(PyObject *owner, PyObject *dtype, int64_t itemsize,
-                        int64_t byte_offset, int32_t ndim,
+PyObject *gnn_make_view(PyObject *owner, PyObject *device, PyObject *dtype,
+                        int64_t itemsize, int64_t byte_offset, int32_t ndim,
                         const int64_t *shape_strides);
 /* Raises torch's own sentence about an in-place change. */
 void gnn_raise_changed(PyObject *tensor, int64_t version, int64_t expected);
@@ -112,6 +115,9 @@ typedef enum gnn_settle_mode {
 } gnn_settle_mode;
 /* Does what budget and windows ask for. -1 with an exception. */
 int gnn_settle(gnn_engine_object *engine, gnn_settle_mode mode);
+/* The compute stream of the moment, asked for at every call; 0 where the host computes.
+ * -1 with an exception. */
+int gnn_current_stream(gnn_engine_object *engine, gnn_stream *stream);
 /* Waits for the copy of a WAIT without the GIL. -1: a signal handler raised. */
 int gnn_wait_copy(gnn_engine_object *engine, const gnn_action *action);
 
@@ -122,7 +128,12 @@ struct gnn_engine_object {
     gnn_engine *engine;
     int64_t min_bytes;
     bool raise_on_full;
-    unsigned forks; // of this process when it was made
+    int device;              // of the tensors it moves, as in gnn_tensor_view
+    PyObject *tensor_device; // the same as a torch.device
+    PyObject *stream;      // stream(*stream_args): the current compute stream, an int;
+    PyObject *stream_args; // NULL: the host computes
+    PyObject *record_stream; // record_stream(tensor, stream): it is used there too
+    unsigned forks;          // of this process when it was made
 };
 
 /* Globals of torch.utils.checkpoint and torch.autograd.function. */

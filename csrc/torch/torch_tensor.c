@@ -31,7 +31,7 @@ typedef struct dl_exchange {
     void (*current_work_stream)(void);
 } dl_exchange;
 
-enum { DL_CPU = 1 };
+enum { DL_CPU = 1, DL_CUDA = 2 };
 
 /* -------------------------------------------------------------------- what we cache */
 
@@ -39,7 +39,7 @@ static const dl_exchange *exchange;
 static PyObject *tensor_type, *parameter_type, *alone_count;
 static PyObject *as_strided, *view_as, *untyped_storage, *set_storage, *is_neg,
     *is_conj, *is_zero, *get_storage_offset;
-static PyObject *use_count, *empty_strided, *uint8, *empty_keywords, *cpu, *one_stride;
+static PyObject *use_count, *empty_strided, *uint8, *one_stride;
 static PyObject *s_detach, *s_cdata, *s_nbytes, *s_dtype, *s_grad_fn, *s_next_functions,
     *s_variable;
 
@@ -114,11 +114,11 @@ static PyObject *count_of(uintptr_t key) {
 
 /* Use count of the storage of one tensor that nobody else has: what "alone" means here.
  * */
-static int calibrate(void) {
+static int calibrate(PyObject *cpu) {
     char *address;
     int64_t bytes;
     uintptr_t key;
-    PyObject *tensor = gnn_make_bytes(16, 0, &address, &bytes), *held = NULL;
+    PyObject *tensor = gnn_make_bytes(cpu, 16, 0, &address, &bytes), *held = NULL;
     if (tensor && bind_detach(tensor) == 0 && (held = gnn_detach(tensor)) != NULL) {
         Py_CLEAR(tensor);
         if (gnn_storage(held, &key, &bytes) == 0) {
@@ -148,13 +148,11 @@ static int bind_torch(PyObject *torch) {
                  get(torch, "empty_strided", &empty_strided) < 0 ||
                  get(torch, "uint8", &uint8) < 0 || bind_exchange() < 0;
     Py_XDECREF(c), Py_XDECREF(nn);
-    if (!failed) {
-        one_stride = Py_BuildValue("(i)", 1);
-        cpu = PyObject_CallMethod(torch, "device", "s", "cpu");
-        empty_keywords =
-            cpu ? Py_BuildValue("{s:O,s:O}", "dtype", uint8, "device", cpu) : NULL;
-    }
-    return failed || !one_stride || !empty_keywords || calibrate() < 0 ? -1 : 0;
+    PyObject *cpu = failed ? NULL : PyObject_CallMethod(torch, "device", "s", "cpu");
+    one_stride = cpu ? Py_BuildValue("(i)", 1) : NULL;
+    failed = !one_stride || calibrate(cpu) < 0;
+    Py_XDECREF(cpu);
+    return failed ? -1 : 0;
 }
 
 int gnn_torch_bind(void) {
@@ -211,7 +209,9 @@ int gnn_tensor_read(PyObject *tensor, gnn_tensor_view *view) {
         .numel = numel,
         .lo = numel > 0 ? low * itemsize : 0,
         .hi = numel > 0 ? (high + 1) * itemsize : 0,
-        .on_cpu = dl.device_type == DL_CPU,
+        .device = dl.device_type == DL_CPU    ? GNN_ON_CPU
+                  : dl.device_type == DL_CUDA ? dl.device_id
+                                              : GNN_ELSEWHERE,
     };
     return 0;
 }
@@ -351,12 +351,37 @@ int gnn_is_alone(uintptr_t key) {
 
 /* --------------------------------------------------------------------------- making */
 
-PyObject *gnn_make_bytes(int64_t bytes, uintptr_t like, char **address, int64_t *held) {
+/* Keyword arguments of empty_strided. Most reloads want one dtype or plain bytes on one
+ * device: the last few are kept. */
+static PyObject *keywords_of(PyObject *dtype, PyObject *device) {
+    static struct {
+        PyObject *dtype, *device, *keywords;
+    } kept[4];
+    static unsigned oldest;
+    for (int k = 0; k < 4; k++) {
+        if (kept[k].dtype == dtype && kept[k].device == device) {
+            return Py_NewRef(kept[k].keywords);
+        }
+    }
+    PyObject *keywords = Py_BuildValue("{s:O,s:O}", "dtype", dtype, "device", device);
+    if (!keywords) {
+        return NULL;
+    }
+    unsigned k = oldest++ % 4;
+    Py_XDECREF(kept[k].keywords);
+    kept[k].dtype = dtype, kept[k].device = device; // both held by the dict
+    kept[k].keywords = keywords;
+    return Py_NewRef(keywords);
+}
+
+PyObject *gnn_make_bytes(PyObject *device, int64_t bytes, uintptr_t like,
+                         char **address, int64_t *held) {
     int64_t skew = (int64_t)(like % GNN_ALIGNMENT);
     int64_t size = (bytes + skew + 15) / 16 * 16;
     PyObject *args = Py_BuildValue("((L)O)", (long long)size, one_stride);
-    PyObject *tensor = args ? PyObject_Call(empty_strided, args, empty_keywords) : NULL;
-    Py_XDECREF(args);
+    PyObject *keywords = args ? keywords_of(uint8, device) : NULL;
+    PyObject *tensor = keywords ? PyObject_Call(empty_strided, args, keywords) : NULL;
+    Py_XDECREF(args), Py_XDECREF(keywords);
     gnn_tensor_view view;
     if (tensor && gnn_tensor_read(tensor, &view) < 0) {
         PyErr_SetString(PyExc_RuntimeError, "torch.empty_strided gave no memory");
@@ -380,27 +405,12 @@ static PyObject *to_tuple(const int64_t *values, int32_t n) {
     return tuple;
 }
 
-/* Most reloads want one dtype: its keyword arguments are kept. */
-static PyObject *keywords_of(PyObject *dtype) {
-    static PyObject *last_dtype, *last;
-    if (dtype != last_dtype) {
-        PyObject *keywords = Py_BuildValue("{s:O,s:O}", "dtype", dtype, "device", cpu);
-        if (!keywords) {
-            return NULL;
-        }
-        Py_XDECREF(last);
-        last = keywords; // holds the dtype too
-        last_dtype = dtype;
-    }
-    return Py_NewRef(last);
-}
-
-PyObject *gnn_make_empty(PyObject *dtype, int32_t ndim, const int64_t *shape_strides,
-                         char **address) {
+PyObject *gnn_make_empty(PyObject *device, PyObject *dtype, int32_t ndim,
+                         const int64_t *shape_strides, char **address) {
     PyObject *shape = to_tuple(shape_strides, ndim);
     PyObject *strides = to_tuple(shape_strides + ndim, ndim);
     PyObject *args = shape && strides ? PyTuple_Pack(2, shape, strides) : NULL;
-    PyObject *keywords = args ? keywords_of(dtype) : NULL;
+    PyObject *keywords = args ? keywords_of(dtype, device) : NULL;
     PyObject *tensor = keywords ? PyObject_Call(empty_strided, args, keywords) : NULL;
     Py_XDECREF(shape), Py_XDECREF(strides), Py_XDECREF(args), Py_XDECREF(keywords);
     gnn_tensor_view view;
@@ -416,10 +426,10 @@ PyObject *gnn_make_empty(PyObject *dtype, int32_t ndim, const int64_t *shape_str
 
 /* For a storage that was saved under several dtypes: no view of the source, a new
  * tensor. */
-static PyObject *set_view(PyObject *owner, PyObject *dtype, PyObject *offset,
-                          PyObject *shape, PyObject *strides) {
+static PyObject *set_view(PyObject *owner, PyObject *device, PyObject *dtype,
+                          PyObject *offset, PyObject *shape, PyObject *strides) {
     PyObject *storage = CALL(untyped_storage, owner);
-    PyObject *keywords = keywords_of(dtype);
+    PyObject *keywords = keywords_of(dtype, device);
     PyObject *none = Py_BuildValue("((i)O)", 0, one_stride), *result = NULL;
     PyObject *tensor = storage && keywords && none
                            ? PyObject_Call(empty_strided, none, keywords)
@@ -431,8 +441,8 @@ static PyObject *set_view(PyObject *owner, PyObject *dtype, PyObject *offset,
     return result;
 }
 
-PyObject *gnn_make_view(PyObject *owner, PyObject *dtype, int64_t itemsize,
-                        int64_t byte_offset, int32_t ndim,
+PyObject *gnn_make_view(PyObject *owner, PyObject *device, PyObject *dtype,
+                        int64_t itemsize, int64_t byte_offset, int32_t ndim,
                         const int64_t *shape_strides) {
     PyObject *shape = to_tuple(shape_strides, ndim);
     PyObject *strides = to_tuple(shape_strides + ndim, ndim);
@@ -448,7 +458,7 @@ PyObject *gnn_make_view(PyObject *owner, PyObject *dtype, int64_t itemsize,
             }
         }
         result = typed ? CALL(as_strided, typed, shape, strides, offset)
-                       : set_view(owner, dtype, offset, shape, strides);
+                       : set_view(owner, device, dtype, offset, shape, strides);
     }
     Py_XDECREF(shape), Py_XDECREF(strides), Py_XDECREF(offset);
     Py_XDECREF(own), Py_XDECREF(typed);

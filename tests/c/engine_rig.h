@@ -263,9 +263,9 @@ static inline gnn_use save(gnn_pass *pass, tensor *t) {
 
 /* Unpack; the first byte, or minus the status. */
 static inline int unpack(const gnn_use *use) {
-    gnn_engine_touch(engine, use);
+    gnn_engine_touch(engine, use, 0);
     for (gnn_action action;;) {
-        gnn_status status = gnn_engine_fetch(engine, use, &action);
+        gnn_status status = gnn_engine_fetch(engine, use, 0, &action);
         if (status != GNN_OK) {
             return -(int)status;
         }
@@ -304,13 +304,13 @@ static inline void close_engine(void) {
 
 static inline gnn_pass *begin(void) {
     gnn_pass *pass;
-    CHECK(gnn_pass_begin(engine, &pass) == GNN_OK);
+    CHECK(gnn_pass_begin(engine, 0, &pass) == GNN_OK);
     return pass;
 }
 
 static inline gnn_pass_stats last_finished(void) {
     gnn_pass_stats s, found = {0};
-    while (gnn_engine_take_finished(engine, &s)) {
+    while (gnn_engine_take_finished(engine, false, &s)) {
         found = s;
     }
     return found;

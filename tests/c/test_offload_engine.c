@@ -12,7 +12,7 @@ static void test_budget_and_windows(void) {
         CHECK(held(GNN_RESIDENT) <= 3 * BYTES && held(GNN_OUTWARD) <= 2 * BYTES);
     }
     CHECK(held(GNN_RESIDENT) == 3 * BYTES && link_now->n_slots == 7);
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     for (int i = 9; i >= 0; i--) {
         CHECK(unpack(&uses[i]) == i);
         CHECK(held(GNN_INWARD) <= 2 * BYTES);
@@ -34,7 +34,7 @@ static void test_what_fits_is_never_copied(void) {
         uses[i] = save(pass, make_tensor(i));
     }
     CHECK(link_now->n_copies == 0);
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     for (int i = 0; i < 10; i++) {
         CHECK(unpack(&uses[i]) == i);
         release(&uses[i]);
@@ -53,7 +53,7 @@ static void test_owned_blocks_stay_until_they_are_free(void) {
     shared->owned = false;
     gnn_use b = save(pass, make_tensor(2)); // looks at it again
     CHECK(held(GNN_OWNED) == 0 && link_now->n_slots == 2);
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     CHECK(unpack(&b) == 2 && unpack(&a) == 1 && unpack(&again) == 1);
     release(&a);
     CHECK(unpack(&again) == 1); // one use is left
@@ -71,7 +71,7 @@ static void test_changes_in_place_poison(void) {
     gnn_use b = save(pass, make_tensor(2)); // tests t's block: changed
     CHECK(gnn_block_changed(a.block) == 1 && gnn_block_owner(a.block) == NULL);
     CHECK(unpack(&a) == -GNN_ESTATE && unpack(&b) == 2 && unpack(&a) == -GNN_ESTATE);
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     release(&a), release(&b);
     CHECK(last_finished().poisoned == 1);
     close_engine();
@@ -91,7 +91,7 @@ static void test_a_change_while_leaving_poisons(void) {
     wait(&link_now->base, 1);
     settle();
     CHECK(n_tensors == 0 && link_now->n_slots == 0); // nobody can want it again
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     release(&a);
     close_engine();
 }
@@ -113,7 +113,7 @@ static void test_a_save_widens_what_is_leaving(void) {
     link_now->instant = true;
     settle();
     CHECK(gnn_block_owner(b) == NULL && link_now->used == BYTES); // copied once more
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     CHECK(unpack(&whole) == 1 && unpack(&part) == 1);
     release(&whole), release(&part);
     close_engine();
@@ -124,7 +124,7 @@ static void test_two_waiters(void) {
     open_engine(0, BYTES, BYTES);
     gnn_pass *pass = begin();
     gnn_use use = save(pass, make_tensor(1));
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     link_now->instant = false;
     gnn_action allocate, first, second;
     CHECK(gnn_engine_fetch(engine, &use, &allocate) == GNN_OK);
@@ -146,7 +146,7 @@ static void test_unpack_is_repeatable_and_clean_blocks_drop(void) {
     for (int i = 0; i < 5; i++) {
         uses[i] = save(pass, make_tensor(i));
     }
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     for (int round = 0; round < 3; round++) {
         for (int i = 4; i >= 0; i--) {
             CHECK(unpack(&uses[i]) == i);
@@ -171,7 +171,7 @@ static void test_the_observed_order_is_learned(void) {
         for (int i = 0; i < 6; i++) {
             uses[i] = save(pass, make_tensor(i));
         }
-        gnn_pass_end(engine, pass);
+        gnn_pass_end(engine, pass, 0);
         int64_t demanded = 0;
         for (int i = 0; i < 6; i++) {
             demanded += gnn_block_owner(uses[order[i]].block) == NULL;
@@ -188,10 +188,10 @@ static void test_prefetch_goes_on_into_older_passes(void) {
     open_engine(0, BYTES, BYTES);
     gnn_pass *old = begin();
     gnn_use first = save(old, make_tensor(1));
-    gnn_pass_end(engine, old);
+    gnn_pass_end(engine, old, 0);
     gnn_pass *young = begin();
     gnn_use second = save(young, make_tensor(2));
-    gnn_pass_end(engine, young);
+    gnn_pass_end(engine, young, 0);
     CHECK(gnn_engine_live_passes(engine) == 2);
     CHECK(unpack(&second) == 2);
     CHECK(gnn_block_owner(first.block) != NULL);
@@ -211,7 +211,7 @@ static void test_a_full_tier_keeps(void) {
     }
     CHECK(n_full == 3 && held(GNN_KEPT) == 3 * BYTES);
     CHECK(gnn_engine_take_warning(engine) && !gnn_engine_take_warning(engine));
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     for (int i = 4; i >= 0; i--) {
         CHECK(unpack(&uses[i]) == i);
         release(&uses[i]);
@@ -230,7 +230,7 @@ static void test_failed_copies(void) {
     link_now->fail_get = 1;
     CHECK(unpack(&b) == -GNN_EIO && strstr(gnn_message(), "broken"));
     CHECK(unpack(&b) == -GNN_EIO); // no retry into success
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     release(&a), release(&b);
     gnn_pass_stats s = last_finished();
     CHECK(s.failed_writes == 1 && s.failed_reads == 1);
@@ -244,7 +244,7 @@ static void test_release_in_flight(void) {
     link_now->instant = false;
     gnn_pass *pass = begin();
     gnn_use a = save(pass, make_tensor(1));
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     release(&a);
     CHECK(n_tensors == 1 && link_now->n_slots == 1); // the copy still reads it
     wait(&link_now->base, 1);
@@ -257,7 +257,7 @@ static void test_shut_loses_what_is_out_and_says_so(void) {
     open_engine(0, BYTES, 0);
     gnn_pass *pass = begin();
     gnn_use a = save(pass, make_tensor(1));
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     link_now->n_slots = 0, link_now->used = 0; // the link frees its slots itself
     char *leaked = link_now->copies[0].to;
     gnn_engine_shut(engine);
@@ -277,7 +277,7 @@ static void test_copies_without_tickets(void) {
         uses[i] = save(pass, make_tensor(i));
     }
     CHECK(held(GNN_RESIDENT) == 0 && link_now->n_copies < 20);
-    gnn_pass_end(engine, pass);
+    gnn_pass_end(engine, pass, 0);
     for (int i = 19; i >= 0; i--) {
         CHECK(unpack(&uses[i]) == i);
         release(&uses[i]);

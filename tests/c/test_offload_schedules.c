@@ -37,7 +37,7 @@ static void test_random_schedules(unsigned first_seed) {
                 CHECK(unpack(&uses[k]) == values[k]);
             }
         }
-        gnn_pass_end(engine, passes[0]), gnn_pass_end(engine, passes[1]);
+        gnn_pass_end(engine, passes[0], 0), gnn_pass_end(engine, passes[1], 0);
         for (int left = n; left > 0;) {
             int k = draw(2) ? left - 1 : (int)draw((unsigned)n);
             while (!alive[k]) {
