@@ -19,8 +19,8 @@ def check_index_tensor(tensor, name):
         raise TypeError(f"{name} must be int64 or int32, got {tensor.dtype}")
     if tensor.device.type == "meta":
         raise TypeError(f"{name} must hold data, got a meta tensor")
-    if tensor.device.type != "cpu":
-        raise TypeError(f"{name} must be on the CPU, got {tensor.device}")
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise TypeError(f"{name} must be on the CPU or on CUDA, got {tensor.device}")
 
 
 def check_edge_index(edge_index, where):

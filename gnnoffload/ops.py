@@ -50,10 +50,10 @@ def spmm(
     """
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, x, x)
-    if not (graph._is_cpu and _is_matrix(x, graph._n_src)):
+    if not _is_matrix(x, graph._n_src, graph):
         raise _matrix_error("spmm", "x", x, graph, graph._n_src, "source")
     if weight is not None:
-        _check_vector("spmm", "weight", weight, graph._n_edges, "edge")
+        _check_vector("spmm", "weight", weight, graph._n_edges, "edge", graph)
         if weight.dtype is not x.dtype:
             dtype = torch.promote_types(x.dtype, weight.dtype)
             x, weight = x.to(dtype), weight.to(dtype)
@@ -92,9 +92,9 @@ def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
     """
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, b, a)
-    if not (graph._is_cpu and _is_matrix(a, graph._n_dst)):
+    if not _is_matrix(a, graph._n_dst, graph):
         raise _matrix_error("sddmm", "a", a, graph, graph._n_dst, "destination")
-    if not _is_matrix(b, graph._n_src):
+    if not _is_matrix(b, graph._n_src, graph):
         raise _matrix_error("sddmm", "b", b, graph, graph._n_src, "source")
     if a.shape[1] != b.shape[1]:
         raise ValueError(
@@ -147,9 +147,11 @@ def gine(graph, x, edge, *, size=None) -> Tensor:
     """
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, x, x)
-    if not (graph._is_cpu and _is_matrix(x, graph._n_src)):
+    if not graph._is_cpu:
+        raise NotImplementedError(f"gine: no kernel for {graph.device} yet")
+    if not _is_matrix(x, graph._n_src, graph):
         raise _matrix_error("gine", "x", x, graph, graph._n_src, "source")
-    if not _is_matrix(edge, graph._n_edges):
+    if not _is_matrix(edge, graph._n_edges, graph):
         raise _matrix_error("gine", "edge", edge, graph, graph._n_edges, "edge")
     if x.shape[1] != edge.shape[1]:
         raise ValueError(
@@ -182,22 +184,25 @@ def _graph_of(form, size, src, dst):
     return graph
 
 
-def _is_matrix(x, n_rows):
+def _is_beside(tensor, graph):
+    """Whether they are on one device; the CPU's answer is the quicker one."""
+    return tensor.is_cpu if graph._is_cpu else tensor.device == graph._device
+
+
+def _is_matrix(x, n_rows, graph):
     return (
         isinstance(x, Tensor)
         and x.dtype in FLOATS
         and x.dim() == 2
         and x.shape[0] == n_rows
-        and x.is_cpu
+        and _is_beside(x, graph)
         and x.layout is torch.strided
     )
 
 
 def _matrix_error(op, name, x, graph, n_rows, what):
-    """The exception for an x that fails `_is_matrix`, or for a graph elsewhere."""
-    if not graph._is_cpu:
-        return TypeError(f"{op}: the graph must be on the CPU, got {graph.device}")
-    error = _tensor_error(op, name, x)
+    """The exception for an x that fails `_is_matrix`."""
+    error = _tensor_error(op, name, x, graph)
     if error is not None:
         return error
     if x.dim() != 2:
@@ -209,7 +214,7 @@ def _matrix_error(op, name, x, graph, n_rows, what):
     )
 
 
-def _tensor_error(op, name, x):
+def _tensor_error(op, name, x, graph):
     if not isinstance(x, Tensor):
         return TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
     if x.dtype not in FLOATS:
@@ -218,21 +223,21 @@ def _tensor_error(op, name, x):
         )
     if x.layout is not torch.strided:
         return TypeError(f"{op}: {name} must be dense, got layout {x.layout}")
-    if not x.is_cpu:
+    if not _is_beside(x, graph):
         return TypeError(
-            f"{op}: {name} must be on the graph's device cpu, got {x.device}"
+            f"{op}: {name} must be on the graph's device {graph.device}, got {x.device}"
         )
     return None
 
 
-def _check_vector(op, name, vector, length, what):
+def _check_vector(op, name, vector, length, what, graph):
     if (
         not isinstance(vector, Tensor)
         or vector.dtype not in FLOATS
-        or not vector.is_cpu
+        or not _is_beside(vector, graph)
         or vector.layout is not torch.strided
     ):
-        raise _tensor_error(op, name, vector)
+        raise _tensor_error(op, name, vector, graph)
     if vector.dim() != 1 or vector.shape[0] != length:
         raise ValueError(
             f"{op}: {name} must have shape [{length}], one per {what}, got "
@@ -244,9 +249,9 @@ def _scales(op, graph, dtype, reduce, row_scale, col_scale):
     """(row_scale, col_scale) in the accumulator's dtype, with the mean's 1 / degree."""
     accumulator = torch.float64 if dtype is torch.float64 else torch.float32
     if row_scale is not None:
-        row_scale = _scale(op, "row_scale", row_scale, graph._n_dst, accumulator)
+        row_scale = _scale(op, "row_scale", row_scale, graph, accumulator)
     if col_scale is not None:
-        col_scale = _scale(op, "col_scale", col_scale, graph._n_src, accumulator)
+        col_scale = _scale(op, "col_scale", col_scale, graph, accumulator)
     if reduce == "mean":
         mean = graph.inverse_degree(accumulator)
         row_scale = mean if row_scale is None else mean * row_scale
@@ -255,9 +260,11 @@ def _scales(op, graph, dtype, reduce, row_scale, col_scale):
     return row_scale, col_scale
 
 
-def _scale(op, name, scale, length, dtype):
-    what = "destination" if name == "row_scale" else "source"
-    _check_vector(op, name, scale, length, what)
+def _scale(op, name, scale, graph, dtype):
+    if name == "row_scale":
+        _check_vector(op, name, scale, graph._n_dst, "destination", graph)
+    else:
+        _check_vector(op, name, scale, graph._n_src, "source", graph)
     if scale.requires_grad:
         raise ValueError(
             f"{op}: {name} is a constant: multiply it into x or y for a gradient"

@@ -36,7 +36,7 @@ def _input_reason(layer, x):
         return "x is sparse"
     if x.dtype not in DTYPES:
         return f"dtype {_dtype(x.dtype)}"
-    if not x.is_cpu:
+    if not (x.is_cpu or x.is_cuda):
         return f"device {x.device.type}"
     if layer.node_dim != -2 and layer.node_dim != 0:
         return f"node_dim={layer.node_dim}"
@@ -115,6 +115,7 @@ def is_plain(linear):
         and not linear._forward_hooks
         and not linear._forward_pre_hooks
         and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled("cuda")
     )
 
 

@@ -163,9 +163,9 @@ def test_an_output_beyond_memory_is_a_memory_error():
 
 
 def test_graph_and_features_on_different_devices():
-    with pytest.raises(TypeError, match="graph must be on the CPU, got meta"):
+    with pytest.raises(TypeError, match="must be on the graph's device meta, got cpu"):
         go.spmm(go.Graph(EDGES).to("meta"), X)
-    with pytest.raises(TypeError, match="graph must be on the CPU, got meta"):
+    with pytest.raises(TypeError, match="must be on the graph's device meta, got cpu"):
         go.sddmm(go.Graph(EDGES).to("meta"), X, X)
 
 
