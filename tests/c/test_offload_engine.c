@@ -127,10 +127,10 @@ static void test_two_waiters(void) {
     gnn_pass_end(engine, pass, 0);
     link_now->instant = false;
     gnn_action allocate, first, second;
-    CHECK(gnn_engine_fetch(engine, &use, &allocate) == GNN_OK);
+    CHECK(gnn_engine_fetch(engine, &use, 0, &allocate) == GNN_OK);
     answer(&allocate);
-    CHECK(gnn_engine_fetch(engine, &use, &first) == GNN_OK);
-    CHECK(gnn_engine_fetch(engine, &use, &second) == GNN_OK);
+    CHECK(gnn_engine_fetch(engine, &use, 0, &first) == GNN_OK);
+    CHECK(gnn_engine_fetch(engine, &use, 0, &second) == GNN_OK);
     CHECK(first.kind == GNN_ACT_WAIT && second.kind == GNN_ACT_WAIT);
     answer(&second);
     answer(&first); // the fake link refuses a ticket that was freed
