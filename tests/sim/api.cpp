@@ -500,12 +500,13 @@ static gnn_status copy_in(int device, void *memory, const void *host, int64_t by
 }
 
 static const gnn_cuda_api table = {
-    runtime_version,  driver_version, device_count,   device_name,   device_pci,
-    device_attribute, device_memory,  device_in_use,  device_wait,   stream_create,
-    stream_destroy,   stream_done,    stream_wait,    stream_after,  stream_capturing,
-    event_create,     event_destroy,  event_record,   event_done,    event_wait,
-    event_seconds,    host_alloc,     host_free,      host_register, host_unregister,
-    device_alloc,     device_free,    pointer_device, copy_out,      copy_in,
+    runtime_version,  driver_version, device_count,  device_name,   device_pci,
+    device_attribute, device_memory,  device_in_use, device_wait,   stream_create,
+    stream_destroy,   stream_done,    stream_wait,   stream_after,  stream_capturing,
+    event_create,     event_destroy,  event_record,  event_done,    event_wait,
+    event_seconds,    host_alloc,     host_free,     host_register, host_unregister,
+    device_alloc,     device_free,    nullptr,       nullptr,       pointer_device,
+    copy_out,         copy_in,        nullptr,
 };
 
 } // namespace sim

@@ -57,9 +57,12 @@ ENTRIES = {
     "host_unregister": [i32, ptr],
     "device_alloc": [i32, i64, REF(ptr)],
     "device_free": [i32, ptr],
+    "managed_alloc": [i32, i64, REF(ptr)],  # absent, as copy_any: measurements
+    "managed_free": [i32, ptr],
     "pointer_device": [ptr, REF(i32)],
     "copy_out": [i32, ptr, ptr, i64, u64],
     "copy_in": [i32, ptr, ptr, i64, u64],
+    "copy_any": [i32, ptr, ptr, i64, u64],
 }
 OUTPUTS = {name for name, types in ENTRIES.items() if hasattr(types[-1], "contents")}
 OUTPUTS -= {"device_memory"}
