@@ -22,4 +22,26 @@
     X(GNN_BF16, bf16, f32)                                                             \
     X(GNN_F16, f16, f32)
 
+/* The arithmetic of vectors that are the compiler's own: a + b, a + c * v, a * c. */
+#define GNN_VECTOR_OPS(isa, d)                                                         \
+    TARGET_##isa static inline __attribute__((always_inline)) vec_##isa##_##d          \
+    add_##isa##_##d(vec_##isa##_##d a, vec_##isa##_##d b) {                            \
+        return a + b;                                                                  \
+    }                                                                                  \
+    TARGET_##isa static inline __attribute__((always_inline)) vec_##isa##_##d          \
+    madd_##isa##_##d(vec_##isa##_##d a, vec_##isa##_##d c, vec_##isa##_##d v) {        \
+        return a + c * v;                                                              \
+    }                                                                                  \
+    TARGET_##isa static inline __attribute__((always_inline)) vec_##isa##_##d          \
+    times_##isa##_##d(vec_##isa##_##d a, vec_##isa##_##d c) {                          \
+        return a * c;                                                                  \
+    }
+#define GNN_VECTOR_OPS_OF(isa, text, has)                                              \
+    GNN_VECTOR_OPS(isa, f32)                                                           \
+    GNN_VECTOR_OPS(isa, f64) GNN_VECTOR_OPS(isa, bf16) GNN_VECTOR_OPS(isa, f16)
+GNN_ISA_MAP(GNN_VECTOR_OPS_OF)
+#if defined(__x86_64__)
+GNN_VECTOR_OPS(narrow, f32)
+#endif
+
 #endif

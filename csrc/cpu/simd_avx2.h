@@ -144,4 +144,38 @@ SIMD_AVX2 double total_avx2_f64(__m256d v) {
 AVX2_HALF(bf16)
 AVX2_HALF(f16)
 
+/* Lane k is the sum of coef[e] * x[col[e]] over e = begin + k, begin + k + 8, ... */
+SIMD_AVX2 __m256 gather_row_avx2_f32(const float *x, const int32_t *col,
+                                     const float *coef, int64_t begin, int64_t end) {
+    __m256 sum = _mm256_setzero_ps();
+    do {
+        const __m256i some = first_avx2_32((int)(end - begin));
+        const __m256i at = _mm256_maskload_epi32(col + begin, some);
+        __m256 v = _mm256_mask_i32gather_ps(_mm256_setzero_ps(), x, at,
+                                            _mm256_castsi256_ps(some), 4);
+        if (coef != NULL) {
+            v *= _mm256_maskload_ps(coef + begin, some);
+        }
+        sum += v;
+        begin += 8;
+    } while (begin < end);
+    return sum;
+}
+
+/* sums[r] = sum of coef[e] * x[col[e]] over e in [end[r], end[r + 1]), four rows of fewer
+ * than 2^31 entries; coef NULL: all ones. */
+#define GATHERS_avx2_f32 1
+SIMD_AVX2 void gather_four_avx2_f32(const float *x, const int32_t *col,
+                                    const float *coef, const int64_t *end,
+                                    float *sums) {
+    const __m256 row0 = gather_row_avx2_f32(x, col, coef, end[0], end[1]);
+    const __m256 row1 = gather_row_avx2_f32(x, col, coef, end[1], end[2]);
+    const __m256 row2 = gather_row_avx2_f32(x, col, coef, end[2], end[3]);
+    const __m256 row3 = gather_row_avx2_f32(x, col, coef, end[3], end[4]);
+    const __m256 pairs =
+        _mm256_hadd_ps(_mm256_hadd_ps(row0, row1), _mm256_hadd_ps(row2, row3));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs),
+                                   _mm256_extractf128_ps(pairs, 1)));
+}
+
 #endif

@@ -126,4 +126,63 @@ SIMD_AVX512 double total_avx512_f64(__m512d v) {
 AVX512_HALF(bf16)
 AVX512_HALF(f16)
 
+/* as in simd_avx2.h: a row has few entries, half a vector gathers them sooner */
+SIMD_AVX512 __m256 gather_row_avx512_f32(const float *x, const int32_t *col,
+                                         const float *coef, int64_t begin,
+                                         int64_t end) {
+    __m256 sum = _mm256_setzero_ps();
+    int64_t left = end - begin;
+    do {
+        const __mmask8 some = (__mmask8)first_avx512(left < 8 ? (int)left : 8);
+        const __m256i at = _mm256_maskz_loadu_epi32(some, col + begin);
+        __m256 v = _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), some, at, x, 4);
+        if (coef != NULL) {
+            v *= _mm256_maskz_loadu_ps(some, coef + begin);
+        }
+        sum += v;
+        begin += 8, left -= 8;
+    } while (left > 0);
+    return sum;
+}
+
+#define GATHERS_avx512_f32 1
+SIMD_AVX512 void gather_four_avx512_f32(const float *x, const int32_t *col,
+                                        const float *coef, const int64_t *end,
+                                        float *sums) {
+    const __m256 row0 = gather_row_avx512_f32(x, col, coef, end[0], end[1]);
+    const __m256 row1 = gather_row_avx512_f32(x, col, coef, end[1], end[2]);
+    const __m256 row2 = gather_row_avx512_f32(x, col, coef, end[2], end[3]);
+    const __m256 row3 = gather_row_avx512_f32(x, col, coef, end[3], end[4]);
+    const __m256 pairs =
+        _mm256_hadd_ps(_mm256_hadd_ps(row0, row1), _mm256_hadd_ps(row2, row3));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs),
+                                   _mm256_extractf128_ps(pairs, 1)));
+}
+
+/* "narrow": half vectors with masks, for rows of at most 8 floats. A long load that
+ * crosses a cache line costs two, masked or not. */
+#define TARGET_narrow TARGET_avx512
+#define FENCE_narrow FENCE_avx512
+typedef __m256 vec_narrow_f32;
+enum { LANES_narrow_f32 = 8 };
+
+SIMD_AVX512 __m256 load_narrow_f32(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+SIMD_AVX512 __m256 load_part_narrow_f32(const float *p, int n) {
+    return _mm256_maskz_loadu_ps((__mmask8)first_avx512(n), p);
+}
+SIMD_AVX512 void store_narrow_f32(float *p, __m256 v) {
+    _mm256_storeu_ps(p, v);
+}
+SIMD_AVX512 void stream_narrow_f32(float *p, __m256 v) {
+    _mm256_stream_ps(p, v);
+}
+SIMD_AVX512 void store_part_narrow_f32(float *p, __m256 v, int n) {
+    _mm256_mask_storeu_ps(p, (__mmask8)first_avx512(n), v);
+}
+SIMD_AVX512 __m256 splat_narrow_f32(float s) {
+    return _mm256_set1_ps(s);
+}
+
 #endif

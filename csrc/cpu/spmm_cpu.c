@@ -11,36 +11,53 @@
 #include <inttypes.h>
 
 enum {
-    MAX_VECTORS_avx512 = 8, // accumulators per tile
-    MAX_VECTORS_avx2 = 8,
-    MAX_VECTORS_base = 4,
+    ROOM_avx512 = 9 * 64, // bytes of accumulators that stay in registers
+    ROOM_narrow = 1 * 32,
+    ROOM_avx2 = 8 * 32,
+    ROOM_base = 4 * 16,
+    MOST_LANES = 32, // of any vector
     CACHE_LINE = 64,
     AHEAD_BYTES = 8192, // x rows are asked for this many bytes ahead of their use
     AHEAD_MIN = 8,      // but at least and at most so many entries
     AHEAD_MAX = 32,
-    AHEAD_NEAR = 8,         // entries ahead when x fits near the core
-    NEAR_BYTES = 1 << 22,   // x up to this size counts as near
-    STREAM_BYTES = 1 << 24, // y beyond this goes past the caches
-    MAX_COEFS = 2 *
-        GNN_WORK // the whole rows of an item: starts within one item's units
+    NEAR_BYTES = 1 << 22,     // x up to this size counts as near
+    STREAM_BYTES = 1 << 24,   // y beyond this goes past the caches
+    MAX_COEFS = 2 * GNN_WORK, // coefficients at hand; a whole row has at most GNN_WORK
 };
 
 /* What the row kernels see. Strides in elements. */
 typedef struct spmm_view {
     const int64_t *rowptr;
     const int32_t *col;
-    int64_t n_edges, n_features, x_stride;
-    int64_t ahead; // prefetch distance in entries
-    bool far;      // x does not stay near the core
+    int64_t n_rows, n_features, x_stride;
+    int64_t ahead; // x rows are asked for so many entries ahead; 0: never
     bool stream;   // y is too large to stay in cache: write around it
     const void *x, *row_scale;
     void *y;
     void *sums; // not NULL: write one row's bare sums here instead of y
 } spmm_view;
 
+/* GCC turns a scalar sum into inserts and shuffles at twice the time. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define SCALAR __attribute__((optimize("no-tree-vectorize")))
+#else
+#define SCALAR
+#endif
+
+/* Do the four rows that end[0..4] delimit have the same length? */
+static inline bool four_alike(const int64_t *end) {
+    const int64_t length = end[1] - end[0];
+    return (((end[2] - end[1]) ^ length) | ((end[3] - end[2]) ^ length) |
+            ((end[4] - end[3]) ^ length)) == 0; // one branch, not three
+}
+
 /* ----------------------------------------------------------- kernels, one per ISA, dtype */
 
 #if defined(__x86_64__)
+#define ISA narrow
+#define D f32
+#define A f32
+#include "cpu/spmm_rows.h"
 #define ISA avx512
 #define D f32
 #define A f32
@@ -93,7 +110,8 @@ typedef struct spmm_view {
 
 typedef struct spmm_kernel {
     void (*rows)(const spmm_view *s, int64_t row, int64_t stop, const void *coef);
-    void (*join)(const spmm_view *s, int64_t row, const void *sums, int64_t n_chunks);
+    void (*join)(const spmm_view *s, int64_t row, const void *sums, int64_t n_chunks,
+                 int64_t apart);
 } spmm_kernel;
 
 #define KERNEL(isa, d) {rows_##isa##_##d, join_##isa##_##d}
@@ -106,6 +124,17 @@ typedef struct spmm_kernel {
     },
 static const spmm_kernel kernels[GNN_ISA_COUNT][GNN_F16 + 1] = {
     GNN_ISA_MAP(KERNELS_OF)};
+
+static const spmm_kernel *kernel_for(gnn_isa isa, gnn_dtype dtype, int64_t n_features) {
+#if defined(__x86_64__)
+    static const spmm_kernel narrow = KERNEL(narrow, f32);
+    if (isa == GNN_ISA_avx512 && dtype == GNN_F32 && n_features > 1 &&
+        n_features <= LANES_narrow_f32) {
+        return &narrow;
+    }
+#endif
+    return &kernels[isa][dtype];
+}
 
 /* ----------------------------------------------------------------------- coefficients */
 
@@ -147,46 +176,80 @@ typedef struct spmm_job {
     spmm_view view;
     const spmm_kernel *kernel;
     const gnn_heavy *heavy; // [n_heavy]
-    int64_t n_heavy, acc_size;
-    char *sums; // [chunks of heavy rows, F] of the accumulator type
+    int64_t n_heavy, acc_size, sums_apart;
+    bool weighted; // there are coefficients
+    char *sums;    // [chunks of heavy rows, sums_apart] of the accumulator type
 } spmm_job;
+
+/* Whole rows; `room` holds MAX_COEFS coefficients. */
+static void run_rows(const spmm_job *job, const spmm_view *view, int64_t row,
+                     int64_t stop, void *room) {
+    if (!job->weighted) {
+        job->kernel->rows(view, row, stop, NULL);
+        return;
+    }
+    const int64_t *rowptr = job->args->a.rowptr;
+    while (row < stop) {
+        int64_t next = row + 1; // as many rows as there is room for
+        while (next < stop && rowptr[next + 1] - rowptr[row] <= MAX_COEFS) {
+            next++;
+        }
+        fill_coefs(job->args, rowptr[row], rowptr[next], room);
+        job->kernel->rows(view, row, next, room);
+        row = next;
+    }
+}
+
+/* The first rows, up to the last from which the prefetch stays inside col. */
+static int64_t rows_with_ahead(const spmm_job *job, int64_t row, int64_t stop) {
+    const gnn_csr *a = &job->args->a;
+    while (stop > row && a->rowptr[stop] + job->view.ahead > a->n_edges) {
+        stop--;
+    }
+    return stop;
+}
+
+/* One chunk of a heavy row, entries [begin, end), into its place among the sums. */
+static void run_chunk(const spmm_job *job, int64_t chunk, int64_t begin, int64_t end,
+                      void *room) {
+    const int64_t rowptr[] = {begin, end};
+    spmm_view view = job->view;
+    view.rowptr = rowptr;
+    view.sums = job->sums + chunk * job->sums_apart * job->acc_size;
+    if (end + view.ahead > job->args->a.n_edges) {
+        view.ahead = 0;
+    }
+    if (job->weighted) {
+        fill_coefs(job->args, begin, end, room);
+    }
+    job->kernel->rows(&view, 0, 1, job->weighted ? room : NULL);
+}
 
 static void run_items(int64_t first, int64_t stop, void *context) {
     const spmm_job *job = context;
     const gnn_csr *a = &job->args->a;
-    const bool weighted = job->args->weight != NULL || job->args->col_scale != NULL;
     _Alignas(64) double room[MAX_COEFS]; // floats or doubles
-    void *coef = weighted ? room : NULL;
     gnn_place at = gnn_item_start(a, first);
-    for (int64_t item = first; item < stop; item++) {
-        const gnn_place end = gnn_item_start(a, item + 1);
-        int64_t h = gnn_heavy_at(job->heavy, job->n_heavy, at.row);
-        while (at.row < end.row || at.entry < end.entry) {
-            const int64_t heavy_row = h < job->n_heavy ? job->heavy[h].row : INT64_MAX;
-            if (at.row < heavy_row) { // whole rows up to the next heavy one
-                const int64_t row = heavy_row < end.row ? heavy_row : end.row;
-                if (weighted) {
-                    fill_coefs(job->args, at.entry, a->rowptr[row], coef);
-                }
-                job->kernel->rows(&job->view, at.row, row, coef);
-                at = (gnn_place){row, a->rowptr[row]};
-                continue;
-            }
-            const int64_t begin = a->rowptr[at.row], last = a->rowptr[at.row + 1];
-            const int64_t next =
-                at.entry + GNN_WORK < last ? at.entry + GNN_WORK : last;
-            const int64_t c = job->heavy[h].first_chunk + (at.entry - begin) / GNN_WORK;
-            if (weighted) {
-                fill_coefs(job->args, at.entry, next, coef);
-            }
-            const int64_t chunk[] = {at.entry, next};
-            spmm_view one_row = job->view;
-            one_row.rowptr = chunk;
-            one_row.sums = job->sums + c * job->view.n_features * job->acc_size;
-            job->kernel->rows(&one_row, 0, 1, coef);
-            at = (gnn_place){next < last ? at.row : at.row + 1, next};
-            h += next == last;
+    const gnn_place end = gnn_item_start(a, stop);
+    int64_t h = gnn_heavy_at(job->heavy, job->n_heavy, at.row);
+    spmm_view last_rows = job->view;
+    last_rows.ahead = 0;
+    while (at.row < end.row || at.entry < end.entry) {
+        const int64_t heavy_row = h < job->n_heavy ? job->heavy[h].row : INT64_MAX;
+        if (at.row < heavy_row) { // whole rows up to the next heavy one
+            const int64_t row = heavy_row < end.row ? heavy_row : end.row;
+            const int64_t middle = rows_with_ahead(job, at.row, row);
+            run_rows(job, &job->view, at.row, middle, room);
+            run_rows(job, &last_rows, middle, row, room);
+            at = (gnn_place){row, a->rowptr[row]};
+            continue;
         }
+        const int64_t begin = a->rowptr[at.row], last = a->rowptr[at.row + 1];
+        const int64_t next = at.entry + GNN_WORK < last ? at.entry + GNN_WORK : last;
+        const int64_t chunk = job->heavy[h].first_chunk + (at.entry - begin) / GNN_WORK;
+        run_chunk(job, chunk, at.entry, next, room);
+        at = (gnn_place){next < last ? at.row : at.row + 1, next};
+        h += next == last;
     }
 }
 
@@ -196,10 +259,10 @@ static void join_rows(int64_t first, int64_t stop, void *context) {
     for (int64_t h = first; h < stop; h++) {
         const gnn_heavy *heavy = &job->heavy[h];
         const int64_t degree = rowptr[heavy->row + 1] - rowptr[heavy->row];
-        job->kernel->join(&job->view, heavy->row,
-                          job->sums +
-                              heavy->first_chunk * job->view.n_features * job->acc_size,
-                          (degree + GNN_WORK - 1) / GNN_WORK);
+        const char *sums =
+            job->sums + heavy->first_chunk * job->sums_apart * job->acc_size;
+        job->kernel->join(&job->view, heavy->row, sums,
+                          (degree + GNN_WORK - 1) / GNN_WORK, job->sums_apart);
     }
 }
 
@@ -213,10 +276,15 @@ static int64_t heavy_bytes(int64_t n_heavy) {
     return (n_heavy * (int64_t)sizeof(gnn_heavy) + 63) / 64 * 64;
 }
 
+/* Accumulators of one chunk: whole vectors of any kind. */
+static int64_t sums_apart(int64_t n_features) {
+    return (n_features + MOST_LANES - 1) / MOST_LANES * MOST_LANES;
+}
+
 int64_t gnn_spmm_scratch(const gnn_csr *a, int64_t n_features, gnn_dtype dtype) {
     int64_t n_heavy;
     const int64_t chunks = gnn_heavy_rows(a, NULL, &n_heavy);
-    return heavy_bytes(n_heavy) + chunks * n_features * acc_size(dtype);
+    return heavy_bytes(n_heavy) + chunks * sums_apart(n_features) * acc_size(dtype);
 }
 
 static gnn_status check(const gnn_spmm_args *g) {
@@ -258,10 +326,9 @@ gnn_status gnn_spmm_cpu(const gnn_spmm_args *args) {
         .args = args,
         .view = {.rowptr = args->a.rowptr,
                  .col = args->a.col,
-                 .n_edges = args->a.n_edges,
+                 .n_rows = args->a.n_rows,
                  .n_features = args->n_features,
-                 .ahead = far ? entries_ahead(row_bytes) : AHEAD_NEAR,
-                 .far = far,
+                 .ahead = far ? entries_ahead(row_bytes) : 0,
                  .stream = row_bytes % CACHE_LINE == 0 &&
                            (uintptr_t)args->y % CACHE_LINE == 0 &&
                            args->a.n_rows * row_bytes > STREAM_BYTES,
@@ -269,9 +336,11 @@ gnn_status gnn_spmm_cpu(const gnn_spmm_args *args) {
                  .x = args->x,
                  .row_scale = args->row_scale,
                  .y = args->y},
-        .kernel = &kernels[isa][args->dtype],
+        .kernel = kernel_for(isa, args->dtype, args->n_features),
         .heavy = args->scratch,
+        .weighted = args->weight != NULL || args->col_scale != NULL,
         .acc_size = acc_size(args->dtype),
+        .sums_apart = sums_apart(args->n_features),
     };
     gnn_heavy_rows(&args->a, args->scratch, &job.n_heavy);
     job.sums = (char *)args->scratch + heavy_bytes(job.n_heavy);

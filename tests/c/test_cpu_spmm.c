@@ -163,6 +163,26 @@ static void check_forms(void) {
     }
 }
 
+/* Runs of equal rows, which one feature sums four at a time: the same bits wherever the
+ * work items cut such a four. */
+static void check_equal_rows(void) {
+    enum { N = 40003 }; // several ranges of items at any grain
+    int64_t degrees[N];
+    for (int64_t i = 0; i < N; i++) {
+        degrees[i] = i % 90 == 50 ? 11 : i == 1000 ? 1500 : 6;
+    }
+    graph g = make_graph(degrees, N, 500, false, 25);
+    for (int64_t d = 0; d < LENGTH(feature_dtypes); d++) {
+        for (int weighted = 0; weighted < 2; weighted++) {
+            problem p =
+                make_problem(&g, feature_dtypes[d], 1, weighted, false, 0, false);
+            check_problem(&p, 8);
+            drop_problem(&p);
+        }
+    }
+    drop_graph(&g);
+}
+
 /* A hub of 65,537 edges, all of whose chunks meet in one row. */
 static void check_hub(void) {
     const int64_t degrees[] = {2, 65537, 0, 3}, hub_widths[] = {1, 7, 64, 257};
@@ -314,6 +334,7 @@ static void check_refusals(void) {
 int main(void) {
     check_widths();
     check_forms();
+    check_equal_rows();
     check_hub();
     check_adjoint();
     check_half_patterns();
