@@ -172,7 +172,7 @@ static gnn_status new_tensor(struct torch_op *op, int32_t dtype, int64_t dim,
     const int64_t stride[2] = {dim == 2 && columns > 0 ? columns : 1, 1};
     if (torch_abi.aoti_torch_empty_strided(dim, size, stride, dtype, op->device_type,
                                            op->device_index, handle)) {
-        return torch_failed(op, "allocate a tensor");
+        return torch_failed(op, "allocate memory for a tensor");
     }
     return GNN_OK;
 }
