@@ -494,8 +494,8 @@ static PyObject *unpack_block(gnn_saved *saved) {
 
 PyObject *gnn_unpack(PyObject *module, PyObject *packed) {
     (void)module;
-    if (Py_TYPE(packed) == gnn_skip_type) {
-        return gnn_skip_unpack((gnn_skip_object *)packed);
+    if (gnn_is_plain(packed) || Py_TYPE(packed) == gnn_skip_type) {
+        return gnn_skip_unpack(packed);
     }
     if (Py_TYPE(packed) == gnn_saved_type) {
         return unpack_block((gnn_saved *)packed);

@@ -93,8 +93,10 @@ extern PyTypeObject *gnn_saved_type, *gnn_skip_type;
 int gnn_saved_init(PyObject *module);
 gnn_saved *gnn_saved_new(gnn_engine_object *engine, PyObject *tensor,
                          const gnn_tensor_view *view);
-PyObject *gnn_skip_new(PyObject *tensor);            // detaches what is no parameter
-PyObject *gnn_skip_unpack(gnn_skip_object *skipped); // checks the version
+/* What stands for a tensor that stays: a detached tensor (a parameter itself) where its
+ * version is 0, else a Skip around it. */
+PyObject *gnn_skip_new(PyObject *tensor);
+PyObject *gnn_skip_unpack(PyObject *packed); // either of them; checks the version
 
 /* -------------------------------------------------------------------- torch_hooks.c */
 

@@ -15,10 +15,7 @@ PyTypeObject *gnn_saved_type, *gnn_skip_type;
 
 /* ----------------------------------------------------------------------------- Skip */
 
-/* Most saved tensors are skipped: a few freed objects are kept, chained by `tensor`. */
-enum { SPARE = 4096 };
-static gnn_skip_object *spare;
-static int n_spare;
+static PyObject *zero; // the version of a tensor that was never changed in place
 
 PyObject *gnn_skip_new(PyObject *tensor) {
     // A parameter is a leaf and stays one. Anything else may become part of a graph that
@@ -31,15 +28,11 @@ PyObject *gnn_skip_new(PyObject *tensor) {
     PyObject *version = gnn_version_object(held);
     if (!version) {
         PyErr_Clear(); // inference tensors have none
+    } else if (version == zero && gnn_is_plain(held)) {
+        Py_DECREF(version);
+        return held; // the tensor says it all: most were never changed in place
     }
-    gnn_skip_object *skipped = spare;
-    if (skipped) {
-        spare = (gnn_skip_object *)skipped->tensor;
-        n_spare--;
-        PyObject_Init((PyObject *)skipped, gnn_skip_type);
-    } else {
-        skipped = PyObject_New(gnn_skip_object, gnn_skip_type);
-    }
+    gnn_skip_object *skipped = PyObject_New(gnn_skip_object, gnn_skip_type);
     if (!skipped) {
         Py_DECREF(held), Py_XDECREF(version);
         return NULL;
@@ -49,23 +42,30 @@ PyObject *gnn_skip_new(PyObject *tensor) {
     return (PyObject *)skipped;
 }
 
-PyObject *gnn_skip_unpack(gnn_skip_object *skipped) {
-    if (skipped->version) {
-        PyObject *now = gnn_version_object(skipped->tensor);
-        if (!now) {
-            return NULL;
-        }
-        bool same = now == skipped->version || // small ints are shared
-                    PyObject_RichCompareBool(now, skipped->version, Py_EQ) == 1;
-        int64_t version = same ? 0 : PyLong_AsLongLong(now);
-        Py_DECREF(now);
-        if (!same) {
-            gnn_raise_changed(skipped->tensor, version,
-                              PyLong_AsLongLong(skipped->version));
-            return NULL;
-        }
+/* The tensor, unless its version is no longer the expected one. New reference. */
+static PyObject *unchanged(PyObject *tensor, PyObject *expected) {
+    PyObject *now = gnn_version_object(tensor);
+    if (!now) {
+        return NULL;
     }
-    return Py_NewRef(skipped->tensor);
+    bool same = now == expected || // small ints are shared
+                PyObject_RichCompareBool(now, expected, Py_EQ) == 1;
+    int64_t version = same ? 0 : PyLong_AsLongLong(now);
+    Py_DECREF(now);
+    if (!same) {
+        gnn_raise_changed(tensor, version, PyLong_AsLongLong(expected));
+        return NULL;
+    }
+    return Py_NewRef(tensor);
+}
+
+PyObject *gnn_skip_unpack(PyObject *packed) {
+    if (Py_TYPE(packed) != gnn_skip_type) {
+        return unchanged(packed, zero);
+    }
+    gnn_skip_object *skipped = (gnn_skip_object *)packed;
+    return skipped->version ? unchanged(skipped->tensor, skipped->version)
+                            : Py_NewRef(skipped->tensor);
 }
 
 static void skip_dealloc(PyObject *self) {
@@ -73,13 +73,7 @@ static void skip_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject *tensor = skipped->tensor;
     Py_XDECREF(skipped->version);
-    if (n_spare < SPARE) {
-        skipped->tensor = (PyObject *)spare;
-        spare = skipped;
-        n_spare++;
-    } else {
-        PyObject_Free(self);
-    }
+    PyObject_Free(self);
     Py_DECREF(type);
     Py_DECREF(tensor); // last: it may run anything
 }
@@ -163,6 +157,9 @@ static PyType_Spec saved_spec = {
 };
 
 int gnn_saved_init(PyObject *module) {
+    if (!zero && !(zero = PyLong_FromLong(0))) {
+        return -1;
+    }
     gnn_skip_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &skip_spec, NULL);
     gnn_saved_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &saved_spec, NULL);

@@ -45,11 +45,7 @@ static PyObject *s_detach, *s_cdata, *s_nbytes, *s_dtype, *s_grad_fn, *s_next_fu
 
 /* Two attributes and detach are read for every saved tensor: their C functions are
  * called directly, which saves the lookup along the class hierarchy. */
-typedef struct fast_getter {
-    PyObject *descriptor;
-    PyObject *(*get)(PyObject *descriptor, PyObject *tensor, PyObject *type);
-} fast_getter;
-static fast_getter get_version, get_base;
+static PyGetSetDef get_version, get_base;
 static PyCFunction detach_function; // METH_NOARGS
 
 #define CALL(...) PyObject_CallFunctionObjArgs(__VA_ARGS__, NULL)
@@ -58,22 +54,29 @@ static int get(PyObject *from, const char *name, PyObject **to) {
     return (*to = PyObject_GetAttrString(from, name)) ? 0 : -1;
 }
 
-static int bind_getter(const char *name, fast_getter *to) {
-    if (get(tensor_type, name, &to->descriptor) < 0) {
-        return -1;
+/* The getter behind an attribute of torch.Tensor, from the C class that has it. */
+static int bind_getter(const char *name, PyGetSetDef *to) {
+    PyObject *descriptor = PyObject_GetAttrString(tensor_type, name);
+    PyObject *owner =
+        descriptor ? PyObject_GetAttrString(descriptor, "__objclass__") : NULL;
+    const PyGetSetDef *entry =
+        owner ? PyType_GetSlot((PyTypeObject *)owner, Py_tp_getset) : NULL;
+    while (entry && entry->name && strcmp(entry->name, name) != 0) {
+        entry++;
     }
-    void *slot = PyType_GetSlot(Py_TYPE(to->descriptor), Py_tp_descr_get);
-    if (!slot) {
-        PyErr_Format(PyExc_ImportError, "gnnoffload: torch.Tensor.%s is no descriptor",
+    bool found = entry && entry->name;
+    if (found) {
+        *to = *entry; // torch's table is static
+    } else if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_ImportError, "gnnoffload: torch.Tensor.%s is no C attribute",
                      name);
-        return -1;
     }
-    memcpy(&to->get, &slot, sizeof slot);
-    return 0;
+    Py_XDECREF(descriptor), Py_XDECREF(owner);
+    return found ? 0 : -1;
 }
 
-static PyObject *read_with(const fast_getter *attribute, PyObject *tensor) {
-    return attribute->get(attribute->descriptor, tensor, (PyObject *)Py_TYPE(tensor));
+static PyObject *read_with(const PyGetSetDef *attribute, PyObject *tensor) {
+    return attribute->get(tensor, attribute->closure);
 }
 
 /* The function behind tensor.detach, if it takes no arguments. */
