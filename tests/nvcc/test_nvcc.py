@@ -1,0 +1,118 @@
+"""The nvcc gate: every architecture compiles without a warning, a spill or local
+memory; registers are reviewed; the PTX has the loads that the kernels promise; and the
+launchers say what is wrong on a machine without a driver. None of this needs a GPU.
+"""
+
+import ctypes
+import re
+
+import pytest
+
+nvcc_kernels = pytest.importorskip("nvcc_kernels")
+if not nvcc_kernels.has_nvcc():
+    pytest.skip("no nvcc on PATH: the CUDA kernels were not compiled", True)
+
+LOAD_16 = r"ld\.global\.nc\.(v4\.\w32|v2\.\w64)"
+STORE_16 = r"st\.global\.(v4\.\w32|v2\.\w64)"
+IN_FLIGHT = 4  # GNN_EDGES_IN_FLIGHT of csrc/cuda/lanes.cuh
+
+
+@pytest.mark.slow
+def test_every_architecture_compiles_strictly_into_reviewed_registers():
+    found = nvcc_kernels.all_usage()
+    kernels = {kernel for kernel, _ in found}
+    assert set(found) == {(k, arch) for k in kernels for arch in nvcc_kernels.ARCHS}
+    assert max(registers for registers, _ in found.values()) <= 128
+    version = nvcc_kernels.nvcc_version()
+    reviewed = nvcc_kernels.TABLE.read_text()
+    if f"nvcc {version};" in reviewed:  # another ptxas, other registers
+        assert nvcc_kernels.table(found, version) == reviewed
+
+
+def test_a_spill_is_an_error(tmp_path):
+    source = tmp_path / "spills.cu"
+    source.write_text(
+        "__global__ void __launch_bounds__(1024) spills_kernel(float *p) {\n"
+        "    float a[200];\n"
+        "#pragma unroll\n"
+        "    for (int i = 0; i < 200; i++) a[i] = p[i * 1024];\n"
+        "    __syncthreads();\n"
+        "#pragma unroll\n"
+        "    for (int i = 0; i < 200; i++) p[i * 1024 + 1] = a[i] * a[199 - i];\n"
+        "}\n"
+    )
+    with pytest.raises(RuntimeError, match=r"spill|local memory"):
+        nvcc_kernels.usage(source, archs=[80])
+
+
+@pytest.mark.parametrize("source", nvcc_kernels.sources(), ids=lambda path: path.stem)
+def test_ptx_has_the_promised_loads(source):
+    """A wide kernel reads rows 16 bytes at a time, all in flight of them; nothing goes
+    through local memory, and no kernel divides."""
+    kernels = nvcc_kernels.ptx_of(source)
+    wide = [kernel for kernel in kernels if kernel.endswith(", wide>")]
+    assert wide
+    for kernel, body in kernels.items():
+        for line in body:
+            assert not re.match(r"(div|rem)\.|\.local|(ld|st)\.local", line), kernel
+        loads = [line for line in body if re.match(LOAD_16, line)]
+        rows = 2 if kernel.startswith("sddmm") else 1
+        assert len(loads) == (rows * IN_FLIGHT if kernel in wide else 0), kernel
+        stores = [line for line in body if re.match(STORE_16, line)]
+        assert bool(stores) == (kernel in wide and kernel.startswith("spmm")), kernel
+
+
+class Csr(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("n_rows", "n_cols", "n_edges")],
+        *[(name, ctypes.c_void_p) for name in ("rowptr", "col", "eid")],
+        ("eid_dtype", ctypes.c_int),
+        ("split", ctypes.c_void_p),
+        ("n_split", ctypes.c_int64),
+    ]
+
+
+class SpmmArgs(ctypes.Structure):
+    _fields_ = [
+        ("a", Csr),
+        ("dtype", ctypes.c_int),
+        ("n_features", ctypes.c_int64),
+        ("x_stride", ctypes.c_int64),
+        ("pointers", ctypes.c_void_p * 6),
+    ]
+
+
+@pytest.fixture(scope="module")
+def launchers(tmp_path_factory):
+    library = ctypes.CDLL(
+        str(nvcc_kernels.product_library(tmp_path_factory.mktemp("cu")))
+    )
+    library.gnn_message.restype = ctypes.c_char_p
+    library.gnn_spmm_cuda.argtypes = [ctypes.POINTER(SpmmArgs), ctypes.c_uint64]
+    return library
+
+
+def spmm(launchers, n_rows=3, n_features=8, **graph):
+    args = SpmmArgs(Csr(n_rows=n_rows, n_cols=3, n_edges=4, **graph), 0, n_features)
+    args.x_stride = n_features
+    status = launchers.gnn_spmm_cuda(ctypes.byref(args), 0)
+    return status, launchers.gnn_message().decode()
+
+
+def test_launchers_check_before_they_launch(launchers):
+    assert spmm(launchers, n_rows=0)[0] == 0
+    assert spmm(launchers, n_features=0)[0] == 0
+    status, said = spmm(launchers, n_features=-1)
+    assert status and said.startswith("spmm: number of features must be in [0, 2^30)")
+
+
+def test_without_a_driver_a_launch_fails_in_words(launchers):
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        pass
+    else:
+        pytest.skip("this machine has a driver")
+    for _ in range(2):
+        status, said = spmm(launchers)
+        assert status and "CUDA driver version is insufficient" in said
