@@ -33,6 +33,7 @@ def device(request):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_dispatch, "spmm_op", cuda_ops.spmm)
+        patch.setattr(_dispatch, "sddmm_op", cuda_ops.sddmm)
         before = cuda_ops.n_calls
         yield device
         assert cuda_ops.n_calls > before, "no kernel ran on the executor"
