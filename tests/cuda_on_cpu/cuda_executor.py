@@ -153,10 +153,10 @@ class Library:
     def set_budget(self, budget=2**36):
         self.dll.exec_set_budget(ctypes.c_uint64(budget))
 
-    def set_blocks(self, blocks=()):
-        """Only these blocks of each launch run; () is all of them."""
-        numbers = (ctypes.c_int64 * len(blocks))(*blocks)
-        self.dll.exec_set_blocks(numbers, ctypes.c_int64(len(blocks)))
+    def set_blocks(self, columns=()):
+        """Only blocks with these blockIdx.x run, -1 is the last; () is all of them."""
+        numbers = (ctypes.c_int64 * len(columns))(*columns)
+        self.dll.exec_set_blocks(numbers, ctypes.c_int64(len(columns)))
 
     def call(self, function, *args):
         """Calls a launcher; Refused with its text unless it returns GNN_OK."""

@@ -123,31 +123,41 @@ static void check_cells(Region *r, uintptr_t a, size_t bytes, bool write,
 
 /* ----------------------------------------------------------------------------- traffic */
 
-/* The n-th time that a lane comes to an access is one request with the n-th time of the
- * other lanes of its warp. */
+/* The n-th time since a collective that a lane comes to an access is one request with the
+ * n-th time of the other lanes of its warp since then. */
 struct Touch {
     const void *pc;
-    uint32_t warp, turn;
+    uint32_t warp, phase, turn;
     Region *region;
     uintptr_t sector;
     bool write;
     bool same_request(const Touch &b) const {
-        return pc == b.pc && warp == b.warp && turn == b.turn && region == b.region;
+        return pc == b.pc && warp == b.warp && phase == b.phase && turn == b.turn &&
+               region == b.region;
     }
     bool operator<(const Touch &b) const {
-        return std::tie(pc, warp, turn, region, sector) <
-               std::tie(b.pc, b.warp, b.turn, b.region, b.sector);
+        return std::tie(pc, warp, phase, turn, region, sector) <
+               std::tie(b.pc, b.warp, b.phase, b.turn, b.region, b.sector);
     }
 };
 static bool counting;
 static std::vector<Touch> touches; // of this block
-static std::unordered_map<const void *, uint32_t> turns[MAX_THREADS];
+struct Turns { // of a thread, since it has been in `phase` collectives
+    uint32_t phase;
+    std::unordered_map<const void *, uint32_t> at;
+};
+static Turns turns[MAX_THREADS];
 
 static void count(Region *r, uintptr_t a, size_t bytes, bool write, const void *pc) {
     const Thread *t = ex.current;
-    const uint32_t turn = turns[t->id][pc]++;
+    Turns *own = &turns[t->id];
+    if (own->phase != t->phase) {
+        own->phase = t->phase;
+        own->at.clear();
+    }
+    const uint32_t turn = own->at[pc]++;
     for (uintptr_t s = a / 32; s <= (a + bytes - 1) / 32; s++) {
-        touches.push_back({pc, t->warp, turn, r, s, write});
+        touches.push_back({pc, t->warp, t->phase, turn, r, s, write});
     }
 }
 
@@ -161,8 +171,8 @@ void hooks_block_done() {
         last = &touch;
     }
     touches.clear();
-    for (auto &of_thread : turns) {
-        of_thread.clear();
+    for (unsigned id = 0; counting && id < ex.n_threads; id++) {
+        turns[id].at.clear();
     }
 }
 

@@ -39,6 +39,7 @@ struct Thread {
     int argument, width;
     uint64_t value, result;
     Site site;
+    uint32_t phase; // collectives and barriers it has been in
     /* Vector clock for the race checker (exec_hooks.cpp): its own time, and the time of
      * each lane of its warp up to which that lane's accesses come before its next ones. */
     uint32_t clock, known[WARP];
@@ -48,7 +49,7 @@ struct Executor {
     Order order = ASCENDING;
     uint64_t seed = 0;
     uint64_t budget = uint64_t(1) << 36; // accesses and collectives of a launch
-    std::vector<int64_t> chosen_blocks;  // empty: all
+    std::vector<int64_t> chosen_columns; // of the grid; empty: all
 
     const Launch *launch = nullptr; // running, or the last one
     Fiber host;

@@ -57,6 +57,7 @@ void block_barrier(Site site) {
     Thread *t = ex.current;
     check_budget(site);
     t->what = SYNCTHREADS, t->site = site;
+    t->phase++;
     for (unsigned id = 0; ex.n_at_barrier > 0 && id < ex.n_threads; id++) {
         const Thread *other = &ex.threads[id];
         if (other->waiting == AT_BLOCK) {
@@ -208,6 +209,7 @@ uint64_t collective(Collective what, unsigned mask, uint64_t value, int argument
     }
     t->what = what, t->mask = mask, t->value = value, t->argument = argument;
     t->width = width, t->site = site;
+    t->phase++;
     t->waiting = AT_WARP;
     ex.warp_waiting[t->warp] |= 1u << t->lane;
     try_lane(t);

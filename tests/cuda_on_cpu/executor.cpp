@@ -109,6 +109,7 @@ static void start_threads() {
         t->id = id, t->lane = id % WARP, t->warp = id / WARP;
         t->waiting = READY;
         t->clock = ex.base_clock;
+        t->phase = 0;
         std::fill(t->known, t->known + WARP, 0);
         ex.warp_alive[t->warp] |= 1u << t->lane;
         fiber_start(&t->fiber, thread_main);
@@ -211,9 +212,9 @@ gnn_status launch(const Launch &l) {
     ex.spent = 0;
     ex.block = {0, 0, 0};
     ex.random_state = ex.seed;
-    const uint64_t n_blocks = uint64_t(l.grid.x) * l.grid.y * l.grid.z;
-    const uint64_t n =
-        ex.chosen_blocks.empty() ? n_blocks : uint64_t(ex.chosen_blocks.size());
+    const std::vector<int64_t> &columns = ex.chosen_columns;
+    const uint64_t width = columns.empty() ? l.grid.x : columns.size();
+    const uint64_t n = width * l.grid.y * l.grid.z;
     if (within_limits(l)) {
         ex.first_serial = ex.block_serial + 1;
         launch_memory(l.call, l.call_bytes);
@@ -224,15 +225,16 @@ gnn_status launch(const Launch &l) {
         }
         const uint64_t start = random_bits() % n;
         for (uint64_t i = 0; i < n && !ex.failed; i++) {
-            uint64_t b = block_in_turn(i, n, step, start);
-            if (!ex.chosen_blocks.empty()) {
-                b = uint64_t(ex.chosen_blocks[b]);
-                if (b >= n_blocks) {
-                    continue; // a launcher may start several kernels of different size
-                }
+            const uint64_t b = block_in_turn(i, n, step, start);
+            int64_t x = int64_t(b % width);
+            if (!columns.empty()) {
+                x = columns[size_t(x)] + (columns[size_t(x)] < 0 ? l.grid.x : 0);
             }
-            ex.block = {unsigned(b % l.grid.x), unsigned(b / l.grid.x % l.grid.y),
-                        unsigned(b / l.grid.x / l.grid.y)};
+            if (x < 0 || x >= int64_t(l.grid.x)) {
+                continue; // a launcher may start several kernels of different size
+            }
+            ex.block = {unsigned(x), unsigned(b / width % l.grid.y),
+                        unsigned(b / width / l.grid.y)};
             ex.block_serial++;
             hooks_block();
             run_block();
@@ -258,8 +260,8 @@ const char *exec_order_text(int order) { // NULL past the last
 void exec_set_budget(uint64_t budget) {
     exec::ex.budget = budget;
 }
-/* Only these blocks (linear indices) of every launch run; n 0: all. */
-void exec_set_blocks(const int64_t *blocks, int64_t n) {
-    exec::ex.chosen_blocks.assign(blocks, blocks + n);
+/* Only blocks with these blockIdx.x run, negative ones counted from the end; n 0: all. */
+void exec_set_blocks(const int64_t *columns, int64_t n) {
+    exec::ex.chosen_columns.assign(columns, columns + n);
 }
 }
