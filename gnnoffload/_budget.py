@@ -1,6 +1,10 @@
 """budget="auto": let leave what the link hides."""
 
-_PROBE_BYTES = 64 << 20
+import contextlib
+
+from gnnoffload.errors import OffloadError
+
+_PROBES = (64 << 20, 8 << 20, 1 << 20)  # bytes; a full device has room for the last
 
 
 class AutoBudget:
@@ -22,12 +26,20 @@ class AutoBudget:
         if not counters["block_bytes"] or not counters["backward_seconds"]:
             return
         if self.rates is None:
-            self.rates = self.engine.measure(_PROBE_BYTES)
+            self.rates = self._measure()
+        if self.rates is None:
+            return  # no room to measure in: once more after the next pass
         rate_out, rate_in = self.rates
         forward = counters["forward_seconds"] - counters["stall_out"]
         backward = counters["backward_seconds"] - counters["stall_in"]
         self.hidden = 0.9 * max(0.0, min(rate_out * forward, rate_in * backward))
         self.budget = max(0, counters["block_bytes"] - int(self.hidden))
+
+    def _measure(self):
+        for probe in _PROBES:
+            with contextlib.suppress(MemoryError, OffloadError):
+                return self.engine.measure(probe)
+        return None
 
     def apply(self):
         """Sets the engine's budget for the pass that begins."""

@@ -15,7 +15,7 @@ import threading
 
 import torch
 
-from gnnoffload import _C
+from gnnoffload import _C, _cuda_lane
 from gnnoffload._budget import AutoBudget
 from gnnoffload._report import Report
 from gnnoffload.config import (
@@ -26,6 +26,7 @@ from gnnoffload.config import (
     parse_size,
     spill_directory,
 )
+from gnnoffload.errors import DeviceError
 
 __all__ = ["keep", "offload"]
 
@@ -43,27 +44,42 @@ class _Lane:
     def __init__(self, settings):
         self.settings = settings = settings | {"host_limit": _host_limit(settings)}
         budget = settings["budget"]
+        on_cuda = settings["store"] == "host"
         self.engine = _C.open_engine(
-            store=settings["store"],
+            store="cuda" if on_cuda else settings["store"],
             directory=settings["spill_dir"],
             limit=max(4096, settings["host_limit"]),  # a link has room for one page
             threads=0,
             direct=True,
             memory_backed=settings["memory_backed"],
-            budget=_UNBOUNDED if budget == "auto" else budget,
+            budget=self._first_budget(budget, on_cuda),
             out_window=settings["inflight"],
             in_window=settings["prefetch"],
             min_bytes=settings["min_bytes"],
             raise_on_full=settings["on_full"] == "raise",
+            **(_cuda_lane.arguments(settings["device"]) if on_cuda else {}),
         )
         self.reports = collections.deque(maxlen=_HISTORY)
         self.auto = AutoBudget(self.engine) if budget == "auto" else None
         self.notes = {}  # number of a pass -> what was noticed when it was left
 
-    def collect(self):
-        """Reports of all finished passes, the newest last."""
-        for counters in self.engine.take_finished(False):
+    def _first_budget(self, budget, on_cuda):
+        """Of "auto", before anything was measured."""
+        if budget != "auto":
+            return budget
+        return (
+            _cuda_lane.half_of_free(self.settings["device"]) if on_cuda else _UNBOUNDED
+        )
+
+    def collect(self, wait=False):
+        """Reports of all finished passes, the newest last.
+
+        wait: also of those that the device has still to end.
+        """
+        for counters in self.engine.take_finished(wait):
             notes = self.notes.pop(counters["number"], {})
+            if self.settings["store"] == "host":
+                notes |= _cuda_lane.memory_peaks(self.settings["device"])
             report = Report({**counters, **notes}, self.settings, self.engine.state())
             self.reports.append(report)
             if self.auto is not None:
@@ -108,19 +124,25 @@ os.register_at_fork(after_in_child=_forget_parents_engines)
 class offload:
     """Keep at most ``budget`` bytes of saved activations; move the rest away.
 
+    On CUDA they go to page-locked host memory while the GPU computes, without a CUDA
+    device to a file on disk.
+
     A reusable, re-entrant context manager and decorator for the forward pass and the
     loss; each entry is one *pass*. Gradients are bit-identical to training without it.
 
     Args:
         budget: bytes of saved activations that may stay: an int, ``"8GiB"``, ``"40%"``
-            of the memory this process may use, ``0`` (move everything that can be
-            moved) or ``"auto"`` (move as much as the measured link hides behind the
-            computation).
+            of the device (on CPU: of the memory this process may use), ``0`` (move
+            everything that can be moved) or ``"auto"`` (move as much as the measured
+            link hides behind the computation), the default on CUDA.
         min_bytes: storages below this size stay.
-        host_limit: far-side bytes at most; default 80 % of the free memory
-            (``store="ram"``) or disk space, divided by ``LOCAL_WORLD_SIZE``.
-        store: ``"file"`` (an unnamed spill file), ``"ram"`` (a second place in memory:
-            for tests and benchmarks) or ``"auto"``.
+        host_limit: far-side bytes at most; default 80 % of the free memory or, with
+            ``store="file"``, disk space, divided by ``LOCAL_WORLD_SIZE``.
+        store: ``"host"`` (page-locked memory, for tensors of the CUDA device that is
+            current when the context is entered), ``"file"`` (an unnamed spill file, for
+            CPU tensors), ``"ram"`` (a second place in memory: for tests and benchmarks)
+            or ``"auto"``: ``"host"`` where torch sees a CUDA device and ``spill_dir``
+            is not given, else ``"file"``.
         spill_dir: directory of the spill file; default ``$GNNOFFLOAD_SPILL_DIR``, else
             the first of /var/tmp and the working directory that is not memory-backed.
         inflight: bytes on their way out at most (one tensor always fits).
@@ -129,8 +151,9 @@ class offload:
             keeps the tensor where it is and warns once, ``"raise"`` raises.
 
     Raises:
-        ValueError: an argument has no meaning, or ``budget`` is missing.
+        ValueError: an argument has no meaning, or ``budget`` is missing on CPU.
         SpillError: the spill directory cannot be used.
+        DeviceError: ``store="host"`` where there is no CUDA device to use.
 
     Memory:
         At most budget + inflight + prefetch + what the running node unpacked, except
@@ -170,10 +193,25 @@ class offload:
             "prefetch": prefetch,
             "on_full": on_full,
         }
-        self._lane = _lane_for(_settings(**self._arguments))
+        self._settings = _settings(**self._arguments)
+        self._lanes = {}  # of this context, by device
+        self._lane = self._lane_now()
         self._local = threading.local()
 
     # ---------------------------------------------------------------- entering, leaving
+
+    def _lane_now(self):
+        """The lane of the device that is current; None: the CPU's."""
+        on_cuda = self._settings["store"] == "host"
+        device = _cuda_lane.current_device() if on_cuda else None
+        lane = self._lanes.get(device)
+        if lane is None:
+            settings = self._settings | {"device": device}
+            if isinstance(settings["budget"], Share):
+                total = _cuda_lane.total_bytes(device) if on_cuda else device_bytes()
+                settings["budget"] = int(settings["budget"] * total)
+            lane = self._lanes[device] = _lane_for(_with_windows(settings))
+        return lane
 
     def _entries(self):
         if not hasattr(self._local, "entries"):
@@ -181,13 +219,18 @@ class offload:
         return self._local.entries
 
     def _begin(self):
-        lane = self._lane
+        """A pass; None while a CUDA graph is captured, in which nothing may move."""
+        lane = self._lane = self._lane_now()
+        if lane.engine.captured():
+            return None
         if lane.auto is not None:
             lane.collect()
             lane.auto.apply()
         return lane.engine.begin()
 
     def _end(self, entry, failed=False):
+        if entry is None:
+            return
         counters = entry.counters()
         if counters is not None and len(self._lane.notes) < _HISTORY:
             self._lane.notes[counters["number"]] = {
@@ -198,7 +241,7 @@ class offload:
     @torch.compiler.disable
     def __enter__(self):
         entry = self._begin()
-        _push(entry.pack, _C.unpack)
+        _push(_pack_of(entry), _C.unpack)
         self._entries().append(entry)
         return self
 
@@ -249,11 +292,11 @@ class offload:
     @property
     def history(self):
         """Reports of finished passes, oldest first (the last 1000)."""
-        return list(self._lane.collect())
+        return list(self._lane.collect(wait=True))
 
     def report(self):
-        """The report of the last finished pass."""
-        reports = self._lane.collect()
+        """The report of the last finished pass; on CUDA it waits for the device."""
+        reports = self._lane.collect(wait=True)
         if reports:
             return reports[-1]
         return Report.empty(self._lane.settings, self._lane.engine.state())
@@ -261,6 +304,10 @@ class offload:
     def state(self):
         """Bytes that the engine holds now, by account."""
         return self._lane.engine.state()
+
+
+def _pack_of(entry):
+    return entry.pack if entry is not None else _C.keep_pack
 
 
 class _Attached:
@@ -300,7 +347,7 @@ class _Attached:
         roots = self._stack("roots")
         own = not roots  # called outside the root's forward: a pass of its own
         entry = self.off._begin() if own else roots[-1]
-        _push(entry.pack, _C.unpack)
+        _push(_pack_of(entry), _C.unpack)
         self._stack("entries").append((entry, own))
 
     @torch.compiler.disable
@@ -362,44 +409,50 @@ def _settings(
     """Arguments as numbers; every mistake is said here, before anything is opened."""
     if on_full not in ("keep", "raise"):
         raise ValueError(f'offload: on_full must be "keep" or "raise", got {on_full!r}')
-    if store not in ("auto", "file", "ram"):
+    if store not in ("auto", "host", "file", "ram"):
         raise ValueError(
-            f'offload: store must be "auto", "file" or "ram", got {store!r}'
+            f'offload: store must be "auto", "host", "file" or "ram", got {store!r}'
         )
+    if store == "auto":
+        on_cuda = spill_dir is None and _cuda_lane.absence() == ""
+        store = "host" if on_cuda else "file"
+    elif store == "host" and _cuda_lane.absence():
+        raise DeviceError(f'offload: store="host": {_cuda_lane.absence()}')
+    if budget is None and store == "host":
+        budget = "auto"
     if budget is None:
         raise ValueError(
             "offload: say how much may stay in memory, for example budget='2GiB' or "
             "budget='auto'. Without a GPU the rest is written to a file in spill_dir, "
             "and writing gigabytes to disk is no default."
         )
-    budget = parse_size(budget, "offload: budget")
-    if isinstance(budget, Share):
-        budget = int(budget * device_bytes())
-    store = "file" if store == "auto" else store
-    if store == "ram" and spill_dir is not None:
-        raise ValueError('offload: spill_dir has no meaning with store="ram"')
-    if store == "file":
-        spill_dir = spill_directory(spill_dir)
+    if store != "file" and spill_dir is not None:
+        raise ValueError(f'offload: spill_dir has no meaning with store="{store}"')
+    windows = {"inflight": inflight, "prefetch": prefetch}
     if host_limit is not None:
         host_limit = parse_bytes(host_limit, "offload: host_limit")
-    window = 256 << 20
-    if budget != "auto":
-        window = min(window, max(16 << 20, budget // 16))
     return {
-        "budget": budget,
+        "budget": parse_size(budget, "offload: budget"),
         "min_bytes": parse_bytes(min_bytes, "offload: min_bytes"),
         "host_limit": host_limit,
         "store": store,
-        "spill_dir": spill_dir,
-        "inflight": window
-        if inflight is None
-        else parse_bytes(inflight, "offload: inflight"),
-        "prefetch": window
-        if prefetch is None
-        else parse_bytes(prefetch, "offload: prefetch"),
+        "spill_dir": spill_directory(spill_dir) if store == "file" else spill_dir,
+        **{
+            name: None if value is None else parse_bytes(value, f"offload: {name}")
+            for name, value in windows.items()
+        },
         "on_full": on_full,
         "memory_backed": os.environ.get("GNNOFFLOAD_MEMORY_BACKED") == "1",
     }
+
+
+def _with_windows(settings):
+    """The windows' defaults, which follow from the budget in bytes."""
+    window, budget = 256 << 20, settings["budget"]
+    if budget != "auto":
+        window = min(window, max(16 << 20, budget // 16))
+    given = {name: settings[name] for name in ("inflight", "prefetch")}
+    return settings | {n: window if v is None else v for n, v in given.items()}
 
 
 def _host_limit(settings):
@@ -409,7 +462,7 @@ def _host_limit(settings):
     """
     if settings["host_limit"] is not None:
         return settings["host_limit"]
-    if settings["store"] == "ram":
+    if settings["store"] in ("ram", "host"):
         return default_host_limit()
     return _free_disk(settings["spill_dir"])
 

@@ -20,6 +20,7 @@ class Report:
         self._settings = dict(settings)
         self._counters["store"] = settings["store"]
         self._counters["min_bytes"] = settings["min_bytes"]
+        self._counters["tier_bytes"] = state["tier_bytes"]
         self._counters["store_high_water"] = state["slot_peak"]
         self._counters["page_cache"] = bool(state["page_cache"])
         self._counters["peak_resident_os"] = (
@@ -41,7 +42,7 @@ class Report:
 
     @property
     def stall(self):
-        """Seconds the host waited for copies."""
+        """Seconds the host or a compute stream waited for copies."""
         return self.stall_out + self.stall_in
 
     @property
@@ -141,6 +142,12 @@ class Report:
             f"engine {size(self.peak_counted)} (with owned {size(self.peak_held)}), "
             f"process {size(self.peak_resident_os)}",
         )
+        if self._counters.get("peak_allocated"):
+            yield (
+                "device memory",
+                f"peak allocated {size(self.peak_allocated)}, reserved "
+                f"{size(self.peak_reserved)}; page-locked {size(self.tier_bytes)}",
+            )
         yield (
             "store",
             f"{self.store}, high water {size(self.store_high_water)}, live peak "

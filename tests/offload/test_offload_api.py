@@ -248,3 +248,12 @@ def test_auto_keeps_what_the_link_cannot_hide():
     auto = off._lane.auto
     assert auto.budget == max(0, last.block_bytes - int(auto.hidden))
     assert auto.hidden > 0
+
+
+def test_host_memory_needs_a_cuda_device():
+    if go._cuda_lane.absence() == "":
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(go.DeviceError, match='store="host": .*(CUDA|NVIDIA|driver)'):
+        go.offload(budget=0, store="host")
+    with pytest.raises(ValueError, match="writing gigabytes to disk is no default"):
+        go.offload()
