@@ -11,17 +11,17 @@ export TORCH TORCH_INDEX PYTHON VENV CC V
 
 PY := "$(VENV)/bin/python"
 PYTEST := $(PY) -m pytest -q
-C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] tests/c/*.[ch] tests/*/*.cpp tests/cuda_on_cpu/*.h \
+C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] tests/c/*.[ch] tests/sim/*.h tests/*/*.cpp tests/cuda_on_cpu/*.h \
     tests/cuda_on_cpu/*.cu)
 OP ?=
 # Threads that wait should not spin: tests and copies share the cores with them.
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check ctest mutants bench fmt lint compat build venv clean
+.PHONY: help demo test check ctest mutants bench race-demo fmt lint compat build venv clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | \
 	    while IFS=@ read -r target text; do printf '%-14s %s\n' "$$target" "$$text"; done
 	@echo "  with           TORCH=2.11.0 TORCH_INDEX=url PYTHON=python3.12 VENV=.venv V=1"
 
@@ -42,6 +42,9 @@ mutants: build ## test the tests: build each known mistake, some test must fail
 
 bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)
+
+race-demo: venv ## one page: a public race and our schedule, side by side
+	$(Q)$(PY) tests/sim/race_demo.py $(ARGS)
 
 lint: venv
 	$(Q)$(PY) -m ruff format --quiet --check . || { echo "run: make fmt"; exit 1; }

@@ -451,6 +451,17 @@ static gnn_status device_free(int, void *memory) {
     return close_memory(call, memory);
 }
 
+static gnn_status managed_alloc(int, int64_t bytes, void **memory) {
+    CALL("managed_alloc");
+    return open_memory(call, "managed", m.profile.host_bytes, m.host_used, bytes,
+                       memory);
+}
+
+static gnn_status managed_free(int, void *memory) {
+    CALL("managed_free");
+    return close_memory(call, memory);
+}
+
 static gnn_status pointer_device(const void *pointer, int *device) {
     CALL("pointer_device");
     const Region *r = m.checker.find_region(reinterpret_cast<uintptr_t>(pointer));
@@ -460,13 +471,21 @@ static gnn_status pointer_device(const void *pointer, int *device) {
 
 /* ---------------------------------------------------------------------------- copies */
 
+/* Is it pinned? Queued copies need that; in a measurement other memory may be copied. */
+static bool is_pinned(Machine &m, const void *host) {
+    const Region *r = m.checker.find_region(reinterpret_cast<uintptr_t>(host));
+    return r && (r->kind == "pinned" || r->kind == "registered");
+}
+
+/* pageable: the call returns when the copy has ended, or stages the source and returns;
+ * no program may rely on either, so neither is an edge for the other side. */
 static gnn_status queue_copy(Call &call, int device, Kind kind, void *to,
-                             const void *from, int64_t bytes, uint64_t stream) {
+                             const void *from, int64_t bytes, uint64_t stream,
+                             bool pageable) {
     Machine &m = call.m;
     int s = call.stream(device, stream);
     const void *host = kind == Kind::copy_out ? to : from;
-    const Region *r = m.checker.find_region(reinterpret_cast<uintptr_t>(host));
-    if (!r || (r->kind != "pinned" && r->kind != "registered")) {
+    if (!pageable && !is_pinned(m, host)) {
         call.misuse("pageable",
                     "an asynchronous copy of host memory that is not pinned",
                     reinterpret_cast<uintptr_t>(host));
@@ -480,33 +499,74 @@ static gnn_status queue_copy(Call &call, int device, Kind kind, void *to,
     op.to = to;
     op.from = from;
     op.bytes = bytes;
+    op.pageable = pageable;
     op.site = call.site;
     op.name = call.name;
     op.accesses = {{lo(from), lo(from) + n, false}, {lo(to), lo(to) + n, true}};
-    m.issue(std::move(op));
+    int id = m.issue(std::move(op));
+    if (pageable && (kind == Kind::copy_out || m.profile.pageable_waits)) {
+        m.finish(id);
+        m.join_host(m.clock_of(s), call.site);
+    }
     return GNN_OK;
 }
 
 static gnn_status copy_out(int device, void *host, const void *memory, int64_t bytes,
                            gnn_cuda_stream stream) {
     CALL("copy_out");
-    return queue_copy(call, device, Kind::copy_out, host, memory, bytes, stream);
+    return queue_copy(call, device, Kind::copy_out, host, memory, bytes, stream, false);
 }
 
 static gnn_status copy_in(int device, void *memory, const void *host, int64_t bytes,
                           gnn_cuda_stream stream) {
     CALL("copy_in");
-    return queue_copy(call, device, Kind::copy_in, memory, host, bytes, stream);
+    return queue_copy(call, device, Kind::copy_in, memory, host, bytes, stream, false);
+}
+
+static gnn_status copy_any(int device, void *to, const void *from, int64_t bytes,
+                           gnn_cuda_stream stream) {
+    CALL("copy_any");
+    const Region *r = m.checker.find_region(reinterpret_cast<uintptr_t>(to));
+    bool inward = r && (r->kind == "device" || r->kind == "tensor");
+    const void *host = inward ? from : to;
+    return queue_copy(call, device, inward ? Kind::copy_in : Kind::copy_out, to, from,
+                      bytes, stream, !is_pinned(m, host));
 }
 
 static const gnn_cuda_api table = {
-    runtime_version,  driver_version, device_count,  device_name,   device_pci,
-    device_attribute, device_memory,  device_in_use, device_wait,   stream_create,
-    stream_destroy,   stream_done,    stream_wait,   stream_after,  stream_capturing,
-    event_create,     event_destroy,  event_record,  event_done,    event_wait,
-    event_seconds,    host_alloc,     host_free,     host_register, host_unregister,
-    device_alloc,     device_free,    nullptr,       nullptr,       pointer_device,
-    copy_out,         copy_in,        nullptr,
+    .runtime_version = runtime_version,
+    .driver_version = driver_version,
+    .device_count = device_count,
+    .device_name = device_name,
+    .device_pci = device_pci,
+    .device_attribute = device_attribute,
+    .device_memory = device_memory,
+    .device_in_use = device_in_use,
+    .device_wait = device_wait,
+    .stream_create = stream_create,
+    .stream_destroy = stream_destroy,
+    .stream_done = stream_done,
+    .stream_wait = stream_wait,
+    .stream_after = stream_after,
+    .stream_capturing = stream_capturing,
+    .event_create = event_create,
+    .event_destroy = event_destroy,
+    .event_record = event_record,
+    .event_done = event_done,
+    .event_wait = event_wait,
+    .event_seconds = event_seconds,
+    .host_alloc = host_alloc,
+    .host_free = host_free,
+    .host_register = host_register,
+    .host_unregister = host_unregister,
+    .device_alloc = device_alloc,
+    .device_free = device_free,
+    .managed_alloc = managed_alloc,
+    .managed_free = managed_free,
+    .pointer_device = pointer_device,
+    .copy_out = copy_out,
+    .copy_in = copy_in,
+    .copy_any = copy_any,
 };
 
 } // namespace sim

@@ -178,6 +178,9 @@ sim_time Machine::cost_of(const Op &op) {
     std::string other = op.kind == Kind::copy_out ? "in " : "out ";
     bool both = engines_[other + std::to_string(device)] > now;
     int64_t percent = both ? profile.both_percent : 100, touched = 0;
+    if (op.pageable) {
+        return profile.copy_latency + over(op.bytes, profile.pageable_rate);
+    }
     switch (op.kind) {
     case Kind::copy_out:
         return profile.copy_latency + over(op.bytes * 100 / percent, profile.out_rate);

@@ -48,7 +48,8 @@ struct Op {
     const void *from = nullptr;
     int64_t bytes = 0;
     sim_time cost = 0;
-    bool mixes = false; // writes what follows from what it read
+    bool pageable = false; // at the rate of staged copies
+    bool mixes = false;    // writes what follows from what it read
     sim_effect effect = nullptr;
     void *context = nullptr;
     int site = -1;

@@ -57,7 +57,7 @@ ENTRIES = {
     "host_unregister": [i32, ptr],
     "device_alloc": [i32, i64, REF(ptr)],
     "device_free": [i32, ptr],
-    "managed_alloc": [i32, i64, REF(ptr)],  # absent, as copy_any: measurements
+    "managed_alloc": [i32, i64, REF(ptr)],
     "managed_free": [i32, ptr],
     "pointer_device": [ptr, REF(i32)],
     "copy_out": [i32, ptr, ptr, i64, u64],
@@ -160,6 +160,8 @@ class Memory:
 class Machine:
     """One process's GPU, host and disk; making a new one ends the one before."""
 
+    newest = None
+
     def __init__(
         self, mode="lazy", seed=0, machine="gh200", changes=3, defines=(), **settings
     ):
@@ -169,6 +171,7 @@ class Machine:
         self.mode, self.seed = mode, seed
         self.lib.sim_open(ctypes.byref(self.profile), MODES.index(mode), seed, changes)
         self.lib.sim_script(None, 0)
+        Machine.newest = self
         self.label("")
 
     # ------------------------------------------------------------------ CUDA's entries
@@ -265,6 +268,7 @@ class Machine:
     # ------------------------------------------------------------------- what was seen
 
     def report(self, trace=False):
+        assert self is Machine.newest, "this machine ended when another was made"
         text = self.lib.sim_report(trace)
         try:
             return json.loads(ctypes.string_at(text))
@@ -316,9 +320,9 @@ def explain(violation):
 def place(site):
     """What an action was: its label, its name, and the line of C that called."""
     text = site["what"] + (f" ({site['label']})" if site["label"] else "")
-    return text + (
-        f" from {line(site['file'], site['offset'])}" if "file" in site else ""
-    )
+    if "file" not in site or "libffi" in site["file"]:  # Python called
+        return text
+    return f"{text} from {line(site['file'], site['offset'])}"
 
 
 @functools.cache
