@@ -210,9 +210,8 @@ walk_item(const spmm_view<T> &s, const spmm_item &item,
                         row.close();
                     }
                     GNN_UNROLL
-                    for (int i = 0; i < pack::SIZE; i++) {
-                        row.sum[i] +=
-                            weighted ? c * widen(x[j].at[i]) : widen(x[j].at[i]);
+                    for (int i = 0; i < pack::SIZE; i++) { // one fma; c = 1: a sum
+                        row.sum[i] += c * widen(x[j].at[i]);
                     }
                 }
             }

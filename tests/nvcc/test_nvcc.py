@@ -47,8 +47,8 @@ def test_a_spill_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("source", nvcc_kernels.sources(), ids=lambda path: path.stem)
 def test_ptx_has_the_promised_loads(source):
-    """A wide kernel reads rows 16 bytes at a time, all in flight of them; nothing goes
-    through local memory, and no kernel divides."""
+    """A wide kernel reads rows 16 bytes at a time, all in flight of them; products are
+    added in one rounding; nothing goes through local memory, and no kernel divides."""
     kernels = nvcc_kernels.ptx_of(source)
     wide = [kernel for kernel in kernels if kernel.endswith(", wide>")]
     assert wide
@@ -58,6 +58,8 @@ def test_ptx_has_the_promised_loads(source):
         loads = [line for line in body if re.match(LOAD_16, line)]
         rows = 2 if kernel.startswith("sddmm") else 1
         assert len(loads) == (rows * IN_FLIGHT if kernel in wide else 0), kernel
+        multiplies = [line for line in body if re.match(r"fma\.rn\.f(32|64)", line)]
+        assert bool(multiplies) == ("_join_" not in kernel), kernel
         stores = [line for line in body if re.match(STORE_16, line)]
         assert bool(stores) == (kernel in wide and kernel.startswith("spmm")), kernel
 
