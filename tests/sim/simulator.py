@@ -202,6 +202,7 @@ class Machine:
         event = self.event()
         self.record(event, other)
         self.after(stream, event)
+        self.call("event_destroy", 0, event)
 
     def wait_event(self, event, device=0):
         self.call("event_wait", device, event)
