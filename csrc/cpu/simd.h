@@ -22,23 +22,36 @@
     X(GNN_BF16, bf16, f32)                                                             \
     X(GNN_F16, f16, f32)
 
-/* The arithmetic of vectors that are the compiler's own: a + b, a + c * v, a * c. */
+/* The arithmetic of vectors that are the compiler's own: add a + b, madd a + c * v, times
+ * a * c; keep writes the lanes as they are, kept reads them back. */
+#define GNN_VECTOR_OP(isa, type)                                                       \
+    TARGET_##isa static inline __attribute__((always_inline)) type
 #define GNN_VECTOR_OPS(isa, d)                                                         \
-    TARGET_##isa static inline __attribute__((always_inline)) vec_##isa##_##d          \
+    GNN_VECTOR_OP(isa, vec_##isa##_##d)                                                \
     add_##isa##_##d(vec_##isa##_##d a, vec_##isa##_##d b) {                            \
         return a + b;                                                                  \
     }                                                                                  \
-    TARGET_##isa static inline __attribute__((always_inline)) vec_##isa##_##d          \
+    GNN_VECTOR_OP(isa, vec_##isa##_##d)                                                \
     madd_##isa##_##d(vec_##isa##_##d a, vec_##isa##_##d c, vec_##isa##_##d v) {        \
         return a + c * v;                                                              \
     }                                                                                  \
-    TARGET_##isa static inline __attribute__((always_inline)) vec_##isa##_##d          \
+    GNN_VECTOR_OP(isa, vec_##isa##_##d)                                                \
     times_##isa##_##d(vec_##isa##_##d a, vec_##isa##_##d c) {                          \
         return a * c;                                                                  \
+    }                                                                                  \
+    GNN_VECTOR_OP(isa, void) keep_##isa##_##d(acc_##d *p, vec_##isa##_##d v) {         \
+        memcpy(p, &v, sizeof v);                                                       \
+    }                                                                                  \
+    GNN_VECTOR_OP(isa, vec_##isa##_##d) kept_##isa##_##d(const acc_##d *p) {           \
+        vec_##isa##_##d v;                                                             \
+        memcpy(&v, p, sizeof v);                                                       \
+        return v;                                                                      \
     }
 #define GNN_VECTOR_OPS_OF(isa, text, has)                                              \
     GNN_VECTOR_OPS(isa, f32)                                                           \
-    GNN_VECTOR_OPS(isa, f64) GNN_VECTOR_OPS(isa, bf16) GNN_VECTOR_OPS(isa, f16)
+    GNN_VECTOR_OPS(isa, f64)                                                           \
+    GNN_VECTOR_OPS(isa, bf16)                                                          \
+    GNN_VECTOR_OPS(isa, f16)
 GNN_ISA_MAP(GNN_VECTOR_OPS_OF)
 #if defined(__x86_64__)
 GNN_VECTOR_OPS(narrow, f32)

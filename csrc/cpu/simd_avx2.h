@@ -36,7 +36,8 @@ SIMD_AVX2 __m256 widen_avx2_bf16(__m128i v) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-SIMD_AVX2 __m128i narrow_avx2_bf16(__m256 v) {
+/* rounded: the bf16 is the upper half of each word */
+SIMD_AVX2 __m256i round_avx2_bf16(__m256 v) {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i odd =
         _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -44,7 +45,11 @@ SIMD_AVX2 __m128i narrow_avx2_bf16(__m256 v) {
         _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
-    const __m256i kept = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    return _mm256_blendv_epi8(rounded, quiet, nan);
+}
+
+SIMD_AVX2 __m128i narrow_avx2_bf16(__m256 v) {
+    const __m256i kept = _mm256_srli_epi32(round_avx2_bf16(v), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(kept),
                             _mm256_extracti128_si256(kept, 1));
 }

@@ -32,7 +32,8 @@ SIMD_AVX512 __m512 widen_avx512_bf16(__m256i v) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
 }
 
-SIMD_AVX512 __m256i narrow_avx512_bf16(__m512 v) {
+/* rounded: the bf16 is the upper half of each word */
+SIMD_AVX512 __m512i round_avx512_bf16(__m512 v) {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd =
         _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -40,8 +41,11 @@ SIMD_AVX512 __m256i narrow_avx512_bf16(__m512 v) {
         _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
-    const __m512i kept = _mm512_mask_mov_epi32(rounded, nan, quiet);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+    return _mm512_mask_mov_epi32(rounded, nan, quiet);
+}
+
+SIMD_AVX512 __m256i narrow_avx512_bf16(__m512 v) {
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_avx512_bf16(v), 16));
 }
 
 SIMD_AVX512 __m512 widen_avx512_f16(__m256i v) {

@@ -7,11 +7,14 @@
  */
 #include "core/worksplit.h"
 #include "cpu/simd.h"
+#if defined(__x86_64__)
+#include "cpu/simd_pairs.h"
+#endif
 
 #include <inttypes.h>
 
 enum {
-    ROOM_avx512 = 9 * 64, // bytes of accumulators that stay in registers
+    ROOM_avx512 = 18 * 64, // bytes of accumulators that stay in registers
     ROOM_narrow = 1 * 32,
     ROOM_avx2 = 8 * 32,
     ROOM_base = 4 * 16,
@@ -67,7 +70,7 @@ static inline bool four_alike(const int64_t *end) {
 #define A f64
 #include "cpu/spmm_rows.h"
 #define ISA avx512
-#define D bf16
+#define D bf16x2
 #define A f32
 #include "cpu/spmm_rows.h"
 #define ISA avx512
@@ -83,7 +86,7 @@ static inline bool four_alike(const int64_t *end) {
 #define A f64
 #include "cpu/spmm_rows.h"
 #define ISA avx2
-#define D bf16
+#define D bf16x2
 #define A f32
 #include "cpu/spmm_rows.h"
 #define ISA avx2
@@ -114,12 +117,15 @@ typedef struct spmm_kernel {
                  int64_t apart);
 } spmm_kernel;
 
-#define KERNEL(isa, d) {rows_##isa##_##d, join_##isa##_##d}
+#define BF16_avx512 bf16x2
+#define BF16_avx2 bf16x2
+#define BF16_base bf16
+#define KERNEL(isa, d) {GNN_GLUE3(rows, isa, d), GNN_GLUE3(join, isa, d)}
 #define KERNELS_OF(isa, text, has)                                                     \
     {                                                                                  \
         [GNN_F32] = KERNEL(isa, f32),                                                  \
         [GNN_F64] = KERNEL(isa, f64),                                                  \
-        [GNN_BF16] = KERNEL(isa, bf16),                                                \
+        [GNN_BF16] = KERNEL(isa, BF16_##isa),                                          \
         [GNN_F16] = KERNEL(isa, f16),                                                  \
     },
 static const spmm_kernel kernels[GNN_ISA_COUNT][GNN_F16 + 1] = {

@@ -11,7 +11,8 @@
 #define ACC GNN_GLUE2(acc, D)
 #define VEC GNN_GLUE3(vec, ISA, D)
 #define LANES GNN_GLUE3(LANES, ISA, D)
-#define MAX_VECTORS (GNN_GLUE2(ROOM, ISA) / (int)sizeof(VEC))
+#define ROOM GNN_GLUE2(ROOM, ISA)
+#define MAX_VECTORS (ROOM < 9 * (int)sizeof(VEC) ? ROOM / (int)sizeof(VEC) : 9)
 #define VECTOR_BYTES (LANES * (int)sizeof(T))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
@@ -32,7 +33,7 @@
     }
 #define KEEP(k)                                                                        \
     if (k < n) {                                                                       \
-        memcpy(sums + (k) * LANES, &acc##k, sizeof(VEC));                              \
+        NAME(keep)(sums + (k) * LANES, acc##k);                                        \
     }
 #define STREAM(k)                                                                      \
     if (k < n) {                                                                       \
@@ -167,9 +168,7 @@ TARGET static void NAME(join)(const spmm_view *s, int64_t row, const void *sums,
         const ACC *p = (const ACC *)sums + f; // sums [n_chunks, apart]
         VEC sum = NAME(splat)(0);
         for (int64_t c = 0; c < n_chunks; c++, p += apart) {
-            VEC part;
-            memcpy(&part, p, sizeof part);
-            sum = NAME(add)(sum, part);
+            sum = NAME(add)(sum, NAME(kept)(p));
         }
         sum = NAME(times)(sum, NAME(splat)(factor));
         NAME(store_part)(y + f, sum, left < LANES ? (int)left : LANES);
@@ -183,6 +182,7 @@ TARGET static void NAME(join)(const spmm_view *s, int64_t row, const void *sums,
 #undef VEC
 #undef LANES
 #undef MAX_VECTORS
+#undef ROOM
 #undef INLINE
 #undef VECTOR_BYTES
 #undef ISA
