@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from gnnoffload import _C, config
+from gnnoffload import _C, _copy_matrix, _cuda_lane, config
+from gnnoffload._copy_matrix import copy_matrix
 from gnnoffload._gpu import gpu_facts
 from gnnoffload._version import __version__
 from gnnoffload.errors import SpillError, named
@@ -22,7 +23,8 @@ def facts(measure=True, spill_dir=None):
     """Collect them.
 
     Args:
-        measure: write and read up to 256 MiB in the spill directory (2 seconds).
+        measure: write and read up to 256 MiB in the spill directory (2 seconds) and
+            copy to and from each CUDA device (some seconds each).
         spill_dir: as `offload(spill_dir=...)`.
 
     Returns:
@@ -40,7 +42,15 @@ def facts(measure=True, spill_dir=None):
         "memory": memory_facts(),
         "spill": spill_facts(measure, spill_dir),
         "gpu": gpu_facts(),
+        "copies": copy_facts() if measure else [],
     }
+
+
+def copy_facts():
+    """The copy matrix of each CUDA device that torch uses; [] without one."""
+    if _cuda_lane.absence():
+        return []
+    return [copy_matrix(device) for device in range(torch.cuda.device_count())]
 
 
 def version(name):
@@ -127,7 +137,10 @@ def render(found):
         "spill": _spill_line(found["spill"]),
         "gpu": _gpu_line(found["gpu"]),
     }
-    return "\n".join(f"{name:<11} {line}" for name, line in topics.items())
+    lines = [f"{name:<11} {line}" for name, line in topics.items()]
+    for device, found_copies in enumerate(found["copies"]):
+        lines += [f"copies of cuda:{device}", _copy_matrix.render(found_copies)]
+    return "\n".join(lines)
 
 
 def _build_line(build):
@@ -178,7 +191,8 @@ def _spill_line(spill):
 
 def _gpu_line(gpu):
     names = [
-        f"{d['name']} ({config.format_bytes(d['memory'])})" for d in gpu["devices"]
+        f"{d['name']} ({config.format_bytes(d['memory'])}, {d['memory_model']})"
+        for d in gpu["devices"]
     ]
     if not gpu["driver_version"] and "driver" not in gpu["problem"]:
         names.append("no NVIDIA driver")

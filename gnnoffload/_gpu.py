@@ -14,10 +14,31 @@ ATTRIBUTES = {
     "compute_major": 75,
     "compute_minor": 76,
     "copy_engines": 40,
+    "integrated": 18,
     "pageable_memory_access": 88,
     "host_page_tables": 100,
+    "memory_is_numa_node": 130,
+    "numa_node": 131,
     "host_numa_node": 134,
 }
+
+
+def memory_model(device):
+    """How a device and the host see each other's memory, from its attributes alone.
+
+    Args:
+        device: one of `gpu_facts()["devices"]`.
+
+    Returns:
+        "integrated" (one memory), "hardware coherent" (the device walks the host's page
+        tables, as over NVLink-C2C), "software coherent" (it reads pageable memory by
+        faults) or "discrete".
+    """
+    if device["integrated"]:
+        return "integrated"
+    if not device["pageable_memory_access"]:
+        return "discrete"
+    return "hardware coherent" if device["host_page_tables"] else "software coherent"
 
 
 def gpu_facts(load=ctypes.CDLL):
@@ -65,7 +86,9 @@ def _device(cuda, index):
         value = ctypes.c_int(0)
         known = cuda.cuDeviceGetAttribute(ctypes.byref(value), number, handle)
         facts[key] = value.value if known == SUCCESS else None
-    return facts
+    if not facts.pop("memory_is_numa_node"):
+        facts["numa_node"] = None
+    return facts | {"memory_model": memory_model(facts)}
 
 
 def _error_name(cuda, error):

@@ -3,7 +3,10 @@
  * errors.named() names. */
 #include "torch/module_link.h"
 
+#include <string.h>
+
 #include "gnn.h"
+#include "offload/copy_matrix.h"
 #include "offload/cuda_api.h"
 #include "offload/file_faults.h"
 #include "offload/link.h"
@@ -130,6 +133,67 @@ static PyObject *build_facts(PyObject *self, PyObject *unused) {
                          facts.flags, "cuda", facts.cuda);
 }
 
+PyDoc_STRVAR(copy_rates_doc,
+             "copy_rates(kind, sizes, device=0, seconds=0.02, api=0) -> list\n\n"
+             "(out, in, both) in bytes per second for each of the ascending sizes;\n"
+             "0.0 where there was no memory. kind: pinned, pageable, managed, system;\n"
+             "api: the address of a table of CUDA calls, 0: the CUDA runtime's.");
+static PyObject *copy_rates(PyObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"kind", "sizes", "device", "seconds", "api", NULL};
+    static const char *const kinds[] = {
+#define KIND_TEXT(name, text) text,
+        GNN_HOST_KIND_MAP(KIND_TEXT)
+#undef KIND_TEXT
+    };
+    enum { MOST = 32 };
+    const char *kind;
+    int device = 0, which = 0;
+    double seconds = 0.02, rates[MOST][GNN_COPY_WAYS];
+    unsigned long long address = 0;
+    int64_t sizes[MOST];
+    PyObject *listed;
+    (void)self;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "sO!|idK:copy_rates", names, &kind,
+                                     &PyList_Type, &listed, &device, &seconds,
+                                     &address)) {
+        return NULL;
+    }
+    while (which < GNN_HOST_KIND_COUNT && strcmp(kind, kinds[which]) != 0) {
+        which++;
+    }
+    Py_ssize_t n = PyList_Size(listed);
+    if (which == GNN_HOST_KIND_COUNT || n < 1 || n > MOST) {
+        return PyErr_Format(PyExc_ValueError,
+                            "copy_rates: no kind %s, or not 1 to %d sizes", kind, MOST);
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        sizes[i] = PyLong_AsLongLong(PyList_GetItem(listed, i));
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    gnn_status status;
+    const gnn_cuda_api *api =
+        address ? (const gnn_cuda_api *)(uintptr_t)address : gnn_cuda_api_runtime();
+    Py_BEGIN_ALLOW_THREADS;
+    status = gnn_copy_rates(api, device, (gnn_host_kind)which, sizes, (int)n, seconds,
+                            rates[0]);
+    Py_END_ALLOW_THREADS;
+    if (status != GNN_OK) {
+        PyErr_SetString(PyExc_RuntimeError, gnn_message());
+        return NULL;
+    }
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject *row = Py_BuildValue("(ddd)", rates[i][GNN_COPY_OUT],
+                                      rates[i][GNN_COPY_IN], rates[i][GNN_COPY_BOTH]);
+        if (!row || PyList_SetItem(list, i, row) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
 /* For tests: a table of CUDA calls from another library puts its texts where ours are
  * found. */
 static PyObject *fail_address(PyObject *self, PyObject *unused) {
@@ -138,6 +202,8 @@ static PyObject *fail_address(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef functions[] = {
+    {"copy_rates", (PyCFunction)(void (*)(void))copy_rates,
+     METH_VARARGS | METH_KEYWORDS, copy_rates_doc},
     {"fail_address", fail_address, METH_NOARGS, "Tests: address of gnn_fail."},
     {"spill_probe", (PyCFunction)(void (*)(void))spill_probe,
      METH_VARARGS | METH_KEYWORDS, spill_probe_doc},

@@ -161,7 +161,9 @@ def test_old_driver_no_gpu_no_driver_and_a_broken_one_are_four_answers():
         "driver serves CUDA 12.8; the NVIDIA driver is too old: it serves CUDA 12.8, "
         "this gnnoffload was built with CUDA 13.0"
     )
-    assert line(lambda name: FakeDriver(12080)).startswith("NVIDIA H200 (141.0GiB)")
+    assert line(lambda name: FakeDriver(12080)).startswith(
+        "NVIDIA H200 (141.0GiB, discrete)"
+    )
     shows_none = (
         "driver serves CUDA 13.0; the NVIDIA driver shows no GPU to this process"
     )

@@ -253,7 +253,7 @@ def test_auto_keeps_what_the_link_cannot_hide():
 def test_host_memory_needs_a_cuda_device():
     if go._cuda_lane.absence() == "":
         pytest.skip("there is a CUDA device")
-    with pytest.raises(go.DeviceError, match='store="host": .*(CUDA|NVIDIA|driver)'):
+    with pytest.raises(go.DeviceError, match=r'store="host": .*(CUDA|NVIDIA|driver)'):
         go.offload(budget=0, store="host")
     with pytest.raises(ValueError, match="writing gigabytes to disk is no default"):
         go.offload()
