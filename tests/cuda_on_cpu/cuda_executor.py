@@ -25,7 +25,6 @@ import torch
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "cuda_on_cpu"
-HEADERS = {".h", ".cuh"}
 CXX, CC = os.environ.get("CXX", "g++"), os.environ.get("CC", "cc")
 
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-attributes"]
@@ -70,14 +69,15 @@ def toolkit_include():
     )
 
 
-@cache
-def headers_hash():
-    folders = ("csrc", "tests/cuda_on_cpu")
-    found = [p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in HEADERS]
-    digest = hashlib.sha256(str(toolkit_include()).encode())
-    for path in sorted(found):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def text_with_includes(path, seen):
+    """The text of a file and, once each, of those of ours that it includes."""
+    seen.add(path)
+    text = path.read_text()
+    for name in re.findall(r'^\s*#\s*include "(.+)"', text, re.M):
+        for folder in (path.parent, HERE, ROOT / "csrc"):
+            if (folder / name).exists() and (folder / name).resolve() not in seen:
+                text += text_with_includes((folder / name).resolve(), seen)
+    return text
 
 
 class CompileError(RuntimeError):
@@ -90,18 +90,30 @@ def run(command):
         raise CompileError(f"{' '.join(map(str, command))}\n{done.stderr}")
 
 
-def compile_one(compiler, flags, source):
-    """The object file of a source, from the cache if nothing it may see has changed."""
-    flags = [*flags, "-Itests/cuda_on_cpu", "-Icsrc", f"-isystem{toolkit_include()}"]
-    told = [headers_hash(), compiler, *flags, Path(ROOT, source).read_text()]
-    digest = hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
-    target = BUILD / f"{Path(source).stem}-{digest}.o"
+def made(name, told, make):
+    """The file build/.../<name>-<hash of told>, made if there is none; older ones go."""
+    digest = hashlib.sha256("\0".join(map(str, told)).encode()).hexdigest()[:16]
+    target = BUILD / f"{name}-{digest}"
     if not target.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_suffix(f".{os.getpid()}.part")
-        run([compiler, *flags, "-c", source, "-o", unfinished])
+        unfinished = BUILD / f"part-{os.getpid()}-{target.name}"
+        make(unfinished)
+        for old in BUILD.glob(f"{name}-{'?' * 16}"):
+            old.unlink(missing_ok=True)
         unfinished.rename(target)
     return target
+
+
+def compile_one(compiler, flags, source):
+    """The object file of a source, from the cache if nothing it includes has changed."""
+    flags = [*flags, "-Itests/cuda_on_cpu", "-Icsrc", f"-isystem{toolkit_include()}"]
+    kind = hashlib.sha256(" ".join([compiler, *flags]).encode()).hexdigest()[:6]
+    told = [compiler, *flags, text_with_includes(ROOT / source, set())]
+    return made(
+        f"{Path(source).stem}-{kind}.o",
+        told,
+        lambda out: run([compiler, *flags, "-c", source, "-o", out]),
+    )
 
 
 def build(name, kernels, *, flags=(), sanitize=HOOKS, program=None):
@@ -117,14 +129,13 @@ def build(name, kernels, *, flags=(), sanitize=HOOKS, program=None):
         jobs.append((CXX, [*EXECUTOR_FLAGS, *own], program))
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda job: compile_one(*job), jobs))
-    digest = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:16]
-    target = BUILD / f"{name}-{digest}{'' if program else '.so'}"
-    if not target.exists():
-        kind = [] if program else ["-shared"]
-        unfinished = target.with_suffix(f".{os.getpid()}.part")
-        run([CXX, *kind, *own, *objects, "-ldl", "-lpthread", "-lm", "-o", unfinished])
-        unfinished.rename(target)
-    return target
+    link = [CXX, *([] if program else ["-shared"]), *own, *objects]
+    kind = hashlib.sha256(" ".join([*flags, *own]).encode()).hexdigest()[:6]
+    return made(
+        f"{name}-{kind}",
+        link,
+        lambda out: run([*link, "-ldl", "-lpthread", "-lm", "-o", out]),
+    )
 
 
 class Refused(RuntimeError):

@@ -38,7 +38,6 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 /* Static shared variables are the thread-local ones of this library: the only place where
  * gcc gathers those of templates too. Refilled with poison for each block. */

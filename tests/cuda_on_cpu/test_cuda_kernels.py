@@ -4,6 +4,7 @@ Exact-integer data unless a test says otherwise: then every result has one right
 """
 
 import mmap
+from pathlib import Path
 
 import cuda_ops
 import pytest
@@ -180,6 +181,27 @@ def test_more_than_2_to_the_31_elements(ops, order):
     expected = (x[row].long() * x[col.long()].long()).sum(1)
     assert torch.equal(z, expected.float().bfloat16())
     space.free()
+
+
+# -------------------------------------------------------------------------------- bits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [33, 64])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_of_one_chunk_have_the_bits_of_the_cpu(dtype, width):
+    """With multiply-add contracted, as nvcc does it. Real data."""
+    if " fma " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no fused multiply-add")
+    contracted = ops_library("-mfma", "-ffp-contract=fast")
+    edges, graph = graph_of([0, 3, 31, 32, 33, 200, 256], 40)
+    torch.manual_seed(0)
+    x = torch.randn(40, width, dtype=torch.float64).to(dtype)
+    weight = torch.randn(edges.shape[1], dtype=torch.float64).to(dtype)
+    y = cuda_ops.spmm(x, weight, NONE, NONE, *graph, library=contracted)
+    assert torch.equal(y, go.spmm(go.Graph(edges, (40, 7)), x, weight))
+    if dtype.itemsize > 2:  # the products of 16-bit numbers are exact either way
+        assert not torch.equal(y, cuda_ops.spmm(x, weight, NONE, NONE, *graph))
 
 
 # ----------------------------------------------------------------------------- traffic

@@ -52,19 +52,22 @@ def commands(kill):
 
     "c test_x"           a C test under AddressSanitizer and UndefinedBehaviorSanitizer
     "py tests/x.py ..."  pytest with the extension built from the copy
+    "cuda tests/x.py .." pytest that needs no extension: kernels on the CPU
     "run command ..."    anything else that fails when the mistake is there
     """
     kind, _, rest = kill.partition(" ")
     if kind == "c":
         make = ["make", "-s", "-f", "tests/c/ctest.mk", f"build/ctest/{rest}"]
         return make, [f"build/ctest/{rest}"]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     if kind == "py":
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-        pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
         return build, [*pytest, *rest.split()]
+    if kind == "cuda":
+        return ["true"], [*pytest, *rest.split()]
     if kind == "run":
         return ["true"], ["sh", "-c", rest]
-    raise Broken(f"kill must begin with c, py or run, got {kill!r}")
+    raise Broken(f"kill must begin with c, py, cuda or run, got {kill!r}")
 
 
 def run(command, tree, seconds):
@@ -100,7 +103,7 @@ def copy_tree(source, target):
     for name in COPIED:
         command = ["cp", "-a", "--reflink=auto", str(source / name), str(target)]
         subprocess.run(command, check=True)
-    for name in ("objects", "ctest"):
+    for name in ("objects", "ctest", "cuda_on_cpu"):
         if (source / "build" / name).exists():
             place = target / "build"
             place.mkdir(exist_ok=True)
