@@ -91,7 +91,7 @@ def run(command):
 
 
 def made(name, told, make):
-    """The file build/.../<name>-<hash of told>, made if there is none; older ones go."""
+    """The file <name>-<hash of told>, made if there is none; older ones go."""
     digest = hashlib.sha256("\0".join(map(str, told)).encode()).hexdigest()[:16]
     target = BUILD / f"{name}-{digest}"
     if not target.exists():
@@ -105,7 +105,7 @@ def made(name, told, make):
 
 
 def compile_one(compiler, flags, source):
-    """The object file of a source, from the cache if nothing it includes has changed."""
+    """The object file of a source, made again if anything it includes has changed."""
     flags = [*flags, "-Itests/cuda_on_cpu", "-Icsrc", f"-isystem{toolkit_include()}"]
     kind = hashlib.sha256(" ".join([compiler, *flags]).encode()).hexdigest()[:6]
     told = [compiler, *flags, text_with_includes(ROOT / source, set())]

@@ -8,10 +8,8 @@ from cuda_executor import ROOT, build
 pytestmark = pytest.mark.slow
 
 SANITIZE = "-fsanitize=address,undefined,float-cast-overflow"
-LESS = [
-    "-fno-sanitize-recover=all",
-    "-fno-sanitize=null,object-size,vptr",
-]  # to compile
+# Left out: what takes long to compile.
+LESS = ["-fno-sanitize-recover=all", "-fno-sanitize=null,object-size,vptr"]
 
 
 @pytest.fixture(scope="module")

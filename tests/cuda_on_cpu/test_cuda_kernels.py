@@ -16,6 +16,7 @@ import gnnoffload as go
 
 DTYPES = cuda_ops.DTYPES
 NONE = torch.empty(0)
+FMA = ("-mfma", "-ffp-contract=fast", "-fexpensive-optimizations")
 DEGREES = [0, 1, 31, 32, 33, 255, 256, 257, 0, 1023, 1024, 1025, 2, 0]
 
 
@@ -193,7 +194,7 @@ def test_rows_of_one_chunk_have_the_bits_of_the_cpu(dtype, width):
     """With multiply-add contracted, as nvcc does it. Real data."""
     if " fma " not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no fused multiply-add")
-    contracted = ops_library("-mfma", "-ffp-contract=fast")
+    contracted = ops_library(*FMA)
     edges, graph = graph_of([0, 3, 31, 32, 33, 200, 256], 40)
     torch.manual_seed(0)
     x = torch.randn(40, width, dtype=torch.float64).to(dtype)
