@@ -75,6 +75,7 @@ def run(command, tree, seconds):
     begin = time.monotonic()
     environment = {
         **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `run`
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "GNNOFFLOAD_WERROR": "0",  # a mistake may leave a variable unused
