@@ -25,6 +25,7 @@ import gnnoffload as go
 from gnnoffload import _C
 from spill_child import *
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs with & ignore it
 where = sys.argv[1]
 """
 
