@@ -40,7 +40,7 @@ ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 mutants: build ## test the tests: build each known mistake, some test must fail
 	$(Q)nice -n 5 $(PY) tests/mutants/run.py $(ARGS)
 
-bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload
+bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload|mlp-sweep
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)
 
 race-demo: venv ## one page: a public race and our schedule, side by side

@@ -23,6 +23,7 @@ import torch
 import gnnoffload as go
 from benchmarks import measure
 from gnnoffload import _C, config
+from gnnoffload._cuda_lane import device_named, wait_for
 from gnnoffload.mesh import icosphere
 from gnnoffload.nn import InteractionNetwork
 
@@ -55,6 +56,7 @@ def step(model, inputs, off):
         with off:
             loss = model(*inputs)
     loss.backward()
+    wait_for(loss.device)
     return time.perf_counter() - begin
 
 
@@ -70,31 +72,43 @@ def main():
     parser.add_argument("--share", type=float, default=0.25, help="budget / saved")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--spill-dir")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     options = parser.parse_args()
+    try:
+        device = device_named(options.device)
+    except go.DeviceError as error:
+        parser.error(str(error))
 
     torch.manual_seed(0)
     measure.recycle_memory()
     mesh = icosphere(options.level)
     graph = go.Graph(mesh.edge_index, (mesh.num_nodes, mesh.num_nodes))
     inputs = (
-        torch.randn(mesh.num_nodes, options.width),
-        graph,
-        torch.randn(mesh.num_edges, options.width),
+        torch.randn(mesh.num_nodes, options.width).to(device),
+        graph.to(device),
+        torch.randn(mesh.num_edges, options.width).to(device),
     )
-    model = Processor(options.width, options.layers)
-    directory = config.spill_directory(options.spill_dir)
+    model = Processor(options.width, options.layers).to(device)
+    store = {"store": "host"}
+    if device.type == "cpu":
+        store = {"spill_dir": config.spill_directory(options.spill_dir)}
 
-    counting = go.offload("1TiB", spill_dir=directory)  # moves nothing, counts
+    counting = go.offload("1TiB", **store)  # moves nothing, counts
     step(model, inputs, counting)
     expected = gradients(model)
     saved = counting.report().block_bytes
-    off = go.offload(int(saved * options.share), spill_dir=directory)
+    off = go.offload(int(saved * options.share), **store)
     step(model, inputs, off)
     for got, want in zip(gradients(model), expected, strict=True):
         if not torch.equal(got, want):
             raise SystemExit("offload changed a gradient")
 
-    probe = _C.spill_probe(directory, PROBE_BYTES)
+    if device.type == "cpu":
+        probe = _C.spill_probe(store["spill_dir"], PROBE_BYTES)
+    else:
+        rates = _C.copy_rates("pinned", [PROBE_BYTES], device.index)[0]
+        probe = {"file_system": "page-locked memory", "direct": True}
+        probe |= {"rate_out": rates[0], "rate_in": rates[1]}
     plain, moved = [], []
     for _ in range(options.rounds):
         plain.append(step(model, inputs, None))
@@ -117,7 +131,7 @@ def main():
     print(
         f"level {options.level}, {options.layers} blocks of width {options.width}, "
         f"{torch.get_num_threads()} threads, {options.rounds} rounds\n"
-        f"file system {probe['file_system']}, direct I/O "
+        f"{device}, to {probe['file_system']}, direct I/O "
         f"{'yes' if probe['direct'] else 'no'}, "
         f"out {probe['rate_out'] / 1e9:.2f} GB/s, "
         f"in {probe['rate_in'] / 1e9:.2f} GB/s\n"
@@ -131,7 +145,7 @@ def main():
         f"{speed / predicted:.3f}"
     )
     measure.save(
-        "offload",
+        "offload" if device.type == "cpu" else "offload_cuda",
         measure.facts(["torch", "numpy"])
         | vars(options)
         | {

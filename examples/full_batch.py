@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import gnnoffload as go
+from gnnoffload._cuda_lane import device_named, wait_for
 from gnnoffload.config import format_bytes
 
 EDGES_PER_NODE = 61_859_140 / 2_449_029  # ogbn-products, undirected
@@ -74,7 +75,12 @@ def main(argv=None) -> dict:
     add("--budget", help='saved bytes to keep in memory, as "2GiB"; default: all')
     add("--spill-dir")
     add("--steps", type=int, default=1)
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
     options = parser.parse_args(argv)
+    try:
+        device = device_named(options.device)
+    except go.DeviceError as error:
+        parser.error(str(error))
     nodes, dtype = int(options.nodes), DTYPES[options.dtype]
     edges = round(nodes * EDGES_PER_NODE)
     torch.manual_seed(0)
@@ -82,7 +88,7 @@ def main(argv=None) -> dict:
     begin = time.perf_counter()
     edge_index = kronecker_edges(nodes, edges)
     drawn = time.perf_counter()
-    graph = go.Graph(edge_index, (nodes, nodes))
+    graph = go.Graph(edge_index, (nodes, nodes)).to(device)
     del edge_index
     built = time.perf_counter()
     message = 2 * edges * options.width * dtype.itemsize
@@ -91,9 +97,9 @@ def main(argv=None) -> dict:
         f"message tensor would take {format_bytes(message)}"
     )
 
-    x = torch.randn(nodes, FEATURES, dtype=dtype)
-    labels = torch.randint(CLASSES, (nodes,))
-    model = SAGE(options.width, dtype)
+    x = torch.randn(nodes, FEATURES, dtype=dtype).to(device)
+    labels = torch.randint(CLASSES, (nodes,)).to(device)
+    model = SAGE(options.width, dtype).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     around = contextlib.nullcontext()
     if options.budget is not None:
@@ -103,10 +109,12 @@ def main(argv=None) -> dict:
         begin = time.perf_counter()
         with around:
             loss = nn.functional.cross_entropy(model(x, graph), labels)
+        wait_for(device)
         forward = time.perf_counter() - begin
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        wait_for(device)
         seconds.append(time.perf_counter() - begin)
         losses.append(loss.item())
         print(
@@ -114,6 +122,9 @@ def main(argv=None) -> dict:
         )
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak resident memory of the process: {format_bytes(peak)}")
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        print(f"peak allocated on {device}: {format_bytes(peak)}")
     result = {
         "edges": graph.num_edges,
         "message_bytes": message,

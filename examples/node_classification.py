@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from gnnoffload._cuda_lane import device_named
+from gnnoffload.errors import DeviceError
+
 
 class Block(nn.Module):
     """x + f(LayerNorm(x)) where f is a graph layer and a small MLP."""
@@ -89,6 +92,7 @@ def train(data: dict, layers, options, split: int) -> dict:
     labels = data["node_labels"].float()
     masks = {k: data[f"{k}_masks"][split] for k in ("train", "val", "test")}
     model = Classifier(layers, options.model, x.size(1), options.width, options.layers)
+    model.to(x.device)
     optimizer = torch.optim.AdamW(model.parameters(), options.rate, weight_decay=0.0)
     loss_of = nn.functional.binary_cross_entropy_with_logits
     best, losses, seconds = {"val": 0.0}, [], []
@@ -104,9 +108,9 @@ def train(data: dict, layers, options, split: int) -> dict:
         losses.append(loss.item())
         model.eval()
         with torch.no_grad():
-            scores = model(x, edge_index).numpy()
+            scores = model(x, edge_index).cpu().numpy()
         auc = {
-            k: roc_auc(scores[masks[k].numpy()], labels[masks[k]].numpy())
+            k: roc_auc(scores[masks[k].cpu().numpy()], labels[masks[k]].cpu().numpy())
             for k in ("val", "test")
         }
         if auc["val"] > best["val"]:
@@ -129,6 +133,7 @@ def main(argv=None) -> dict:
     add("--layers", type=int, default=3)
     add("--rate", type=float, default=3e-3)
     add("--steps", type=int, default=200)
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
     add("--splits", type=int, default=1, help="runs, one for each split of the file")
     options = parser.parse_args(argv)
     if options.pyg:
@@ -136,7 +141,12 @@ def main(argv=None) -> dict:
     else:
         import gnnoffload.nn as layers
 
-    data, runs = load(options.data), []
+    try:
+        device = device_named(options.device)
+    except DeviceError as error:
+        parser.error(str(error))
+    data = {name: tensor.to(device) for name, tensor in load(options.data).items()}
+    runs = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for split in range(options.splits):
         runs.append(train(data, layers, options, split))

@@ -8,6 +8,7 @@ import functools
 import torch
 
 from gnnoffload import _C
+from gnnoffload.errors import DeviceError
 
 
 @functools.cache
@@ -22,6 +23,42 @@ def absence():
 
         return gpu_facts()["problem"] or "torch sees no CUDA device"
     return ""
+
+
+def device_named(text):
+    """The torch.device of a command line's ``--device``.
+
+    Args:
+        text: "cpu", "cuda" (the current device) or "cuda:1".
+
+    Raises:
+        DeviceError: there is no such device here; why not.
+
+    >>> device_named("cpu")
+    device(type='cpu')
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"--device: must be cpu, cuda or cuda:N, got {text}")
+    if device.type == "cpu":
+        return device
+    if absence():
+        raise DeviceError(f"--device {text}: {absence()}")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"--device {text}: there are {count} CUDA devices")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def wait_for(device):
+    """Waits until the device is idle; a CPU always is. For timing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def current_device():

@@ -66,9 +66,13 @@ def bench(words):
     if not found:
         print(f"bench: no benchmarks in {folder}; they come with the source tree")
         return 1
+    if words and words[0] == "--share":
+        words = ["share", *words[1:]]
+    words = [words[0].replace("-", "_"), *words[1:]] if words else []
     if not words or words[0] not in found:
         print("usage: python -m gnnoffload bench OP [...]")
         for name, path in found.items():
+            name = "--share" if name == "share" else name.replace("_", "-")
             text = ast.get_docstring(ast.parse(path.read_text())) or ""
             print(f"  {name:<12} {text.partition(chr(10))[0]}")
         return 0 if not words else 2

@@ -172,7 +172,7 @@ def test_old_driver_no_gpu_no_driver_and_a_broken_one_are_four_answers():
     broken = line(lambda name: FakeDriver(13000, started=802))
     assert broken.endswith("does not start: CUDA_ERROR_SYSTEM_NOT_READY (802)")
     assert line(lambda name: FakeDriver(13000)) == (
-        "NVIDIA H200 (141.0GiB); driver serves CUDA 13.0"
+        "NVIDIA H200 (141.0GiB, discrete); driver serves CUDA 13.0"
     )
 
 
