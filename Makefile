@@ -18,7 +18,7 @@ OP ?=
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check ctest mutants bench race-demo fmt lint compat build venv clean
+.PHONY: help demo test check ctest mutants arm bench race-demo fmt lint compat build venv clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | \
@@ -38,7 +38,10 @@ ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
 
 mutants: build ## test the tests: build each known mistake, some test must fail
-	$(Q)nice -n 5 $(PY) tests/mutants/run.py $(ARGS)
+	$(Q)nice -n 5 $(PY) tests/mutants/run_mutants.py $(ARGS)
+
+arm: ## C tests for 64-bit Arm under qemu-user, pages of 4 KiB and 64 KiB
+	$(Q)tools/arm.sh
 
 bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload|mlp-sweep
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)

@@ -14,6 +14,7 @@
 enum {
     MAX_VECTORS_avx512 = 8, // accumulators per tile; backward keeps as many own values
     MAX_VECTORS_avx2 = 4,
+    MAX_VECTORS_neon = 4,
     MAX_VECTORS_base = 4,
     CACHE_LINE = 64,
     AHEAD = 8,             // entries between a prefetch and its use
@@ -74,6 +75,23 @@ static inline __attribute__((always_inline)) int64_t edge_at(const gine_view *s,
 #define A f32
 #include "cpu/gine_rows.h"
 #define ISA avx2
+#define D f16
+#define A f32
+#include "cpu/gine_rows.h"
+#elif defined(__aarch64__)
+#define ISA neon
+#define D f32
+#define A f32
+#include "cpu/gine_rows.h"
+#define ISA neon
+#define D f64
+#define A f64
+#include "cpu/gine_rows.h"
+#define ISA neon
+#define D bf16
+#define A f32
+#include "cpu/gine_rows.h"
+#define ISA neon
 #define D f16
 #define A f32
 #include "cpu/gine_rows.h"

@@ -44,6 +44,11 @@ SIMD_AVX512 __m512d gate_avx512_f64(__m512d v, __m512d m) {
 #define gate_avx2_f16 gate_avx2_f32
 #define gate_avx512_bf16 gate_avx512_f32
 #define gate_avx512_f16 gate_avx512_f32
+#elif defined(__aarch64__)
+GATE_OF(neon, f32, int32_t)
+GATE_OF(neon, f64, int64_t)
+GATE_OF(neon, bf16, int32_t)
+GATE_OF(neon, f16, int32_t)
 #endif
 
 #endif

@@ -16,7 +16,7 @@
           __builtin_cpu_supports("f16c"))                                              \
     X(base, "c", true)
 #elif defined(__aarch64__)
-#define GNN_ISA_MAP(X) X(base, "neon", true)
+#define GNN_ISA_MAP(X) X(neon, "neon", true) X(base, "c", true)
 #else
 #define GNN_ISA_MAP(X) X(base, "c", true)
 #endif

@@ -44,6 +44,19 @@ typedef struct sddmm_view {
 #define ISA avx2
 #define D f16
 #include "cpu/sddmm_rows.h"
+#elif defined(__aarch64__)
+#define ISA neon
+#define D f32
+#include "cpu/sddmm_rows.h"
+#define ISA neon
+#define D f64
+#include "cpu/sddmm_rows.h"
+#define ISA neon
+#define D bf16
+#include "cpu/sddmm_rows.h"
+#define ISA neon
+#define D f16
+#include "cpu/sddmm_rows.h"
 #endif
 #define ISA base
 #define D f32

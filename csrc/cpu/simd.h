@@ -8,6 +8,8 @@
 #if defined(__x86_64__)
 #include "cpu/simd_avx2.h"
 #include "cpu/simd_avx512.h"
+#elif defined(__aarch64__)
+#include "cpu/simd_neon.h"
 #endif
 
 #define GNN_GLUE3_(a, b, c) a##_##b##_##c

@@ -17,6 +17,7 @@ enum {
     ROOM_avx512 = 18 * 64, // bytes of accumulators that stay in registers
     ROOM_narrow = 1 * 32,
     ROOM_avx2 = 8 * 32,
+    ROOM_neon = 8 * 16,
     ROOM_base = 4 * 16,
     MOST_LANES = 32, // of any vector
     CACHE_LINE = 64,
@@ -93,6 +94,23 @@ static inline bool four_alike(const int64_t *end) {
 #define D f16
 #define A f32
 #include "cpu/spmm_rows.h"
+#elif defined(__aarch64__)
+#define ISA neon
+#define D f32
+#define A f32
+#include "cpu/spmm_rows.h"
+#define ISA neon
+#define D f64
+#define A f64
+#include "cpu/spmm_rows.h"
+#define ISA neon
+#define D bf16
+#define A f32
+#include "cpu/spmm_rows.h"
+#define ISA neon
+#define D f16
+#define A f32
+#include "cpu/spmm_rows.h"
 #endif
 #define ISA base
 #define D f32
@@ -119,6 +137,7 @@ typedef struct spmm_kernel {
 
 #define BF16_avx512 bf16x2
 #define BF16_avx2 bf16x2
+#define BF16_neon bf16
 #define BF16_base bf16
 #define KERNEL(isa, d) {GNN_GLUE3(rows, isa, d), GNN_GLUE3(join, isa, d)}
 #define KERNELS_OF(isa, text, has)                                                     \
@@ -138,6 +157,8 @@ static const spmm_kernel *kernel_for(gnn_isa isa, gnn_dtype dtype, int64_t n_fea
         n_features <= LANES_narrow_f32) {
         return &narrow;
     }
+#else
+    (void)n_features;
 #endif
     return &kernels[isa][dtype];
 }

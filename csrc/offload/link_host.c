@@ -163,7 +163,7 @@ void gnn_host_stats(gnn_link *self, gnn_link_stats *stats) {
 
 /* -------------------------------------------------------------------------- measure */
 
-enum { PROBE_PIECES = 8 };
+enum { PROBE_PIECES = 8, PROBE_PIECE = 4 << 20 };
 static const double PROBE_SECONDS = 0.7;
 
 /* Copies the pieces of `slot` one way, all of one lap queued at once so that every
@@ -215,7 +215,7 @@ gnn_status gnn_host_measure(gnn_link *self, int64_t bytes, double *rate_out,
                             double *rate_in) {
     gnn_host_link *link = host(self);
     REQUIRE_OWNER(link);
-    int64_t piece = link->slots.align * 1024;
+    int64_t piece = gnn_slots_round(&link->slots, PROBE_PIECE);
     int64_t lap_bytes = piece * PROBE_PIECES, laps = bytes / lap_bytes;
     laps = laps < 1 ? 1 : laps;
     gnn_slot slot;

@@ -18,7 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, TRIAL_BYTES = 16 * PAGE, MAX_IDLE_TRIES = 1000 };
+/* What every disk takes, and the smallest page; pages of 64 KiB divide the trial. */
+enum { BLOCK = 4096, TRIAL_BYTES = 16 * BLOCK, MAX_IDLE_TRIES = 1000 };
 
 /* --------------------------------------------------------------------- file systems */
 
@@ -135,13 +136,13 @@ static gnn_status open_in(const char *path, bool allow_memory_backed,
 /* ----------------------------------------------------------------------- direct I/O */
 
 static void ask_alignment(gnn_spill_file *file) {
-    file->align = file->pointer_align = PAGE;
+    file->align = file->pointer_align = BLOCK;
 #ifdef STATX_DIOALIGN // Linux 6.1; without it 4096 serves every disk we know
     struct statx info;
     if (!statx(file->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) &&
         info.stx_mask & STATX_DIOALIGN && info.stx_dio_mem_align) {
         file->pointer_align = info.stx_dio_mem_align;
-        if (info.stx_dio_offset_align > PAGE) {
+        if (info.stx_dio_offset_align > BLOCK) {
             file->align = info.stx_dio_offset_align;
         }
     }
@@ -149,7 +150,7 @@ static void ask_alignment(gnn_spill_file *file) {
 }
 
 static bool in_page_cache(int fd) {
-    unsigned char resident[TRIAL_BYTES / PAGE] = {0};
+    unsigned char resident[TRIAL_BYTES / BLOCK] = {0};
     void *view = mmap(NULL, TRIAL_BYTES, PROT_READ, MAP_SHARED, fd, 0);
     if (view == MAP_FAILED) {
         return true;
@@ -183,20 +184,26 @@ static bool direct_works(const gnn_spill_file *file) {
     return works;
 }
 
+/* Through the page cache slots are whole pages: a part of one could not be dropped. */
+static int64_t page_bytes(void) {
+    const int64_t page = sysconf(_SC_PAGESIZE);
+    return page > BLOCK ? page : BLOCK;
+}
+
 static void try_direct(gnn_spill_file *file) {
     int flags = fcntl(file->fd, F_GETFL);
     ask_alignment(file);
     file->direct = !fcntl(file->fd, F_SETFL, flags | O_DIRECT) && direct_works(file);
     if (!file->direct) {
         fcntl(file->fd, F_SETFL, flags);
-        file->align = PAGE;
+        file->align = page_bytes();
     }
     gnn_file_calls_now()->ftruncate(file->fd, 0);
 }
 
 gnn_status gnn_spill_open(const char *directory, bool allow_memory_backed, bool direct,
                           gnn_spill_file *file) {
-    *file = (gnn_spill_file){.fd = -1, .align = PAGE, .pointer_align = 1};
+    *file = (gnn_spill_file){.fd = -1, .align = page_bytes(), .pointer_align = 1};
     GNN_TRY(open_in(directory, allow_memory_backed, file));
     file->directory = strdup(directory);
     if (!file->directory) {

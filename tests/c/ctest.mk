@@ -1,13 +1,24 @@
 # Builds each tests/c/test_*.c with the C rooms (no torch, no Python) and runs it.
 # Called by `make ctest` from the repository root. T=test_status runs one;
-# SANITIZE=thread looks for races instead of wrong addresses.
+# SANITIZE=thread looks for races instead of wrong addresses. ARM=1 cross-compiles for
+# 64-bit Arm and runs under qemu-user. PAGE=65536 makes sysconf tell of such pages.
+ARM ?= 0
+PAGE ?=
+ifeq ($(ARM),1)
+CC := aarch64-linux-gnu-gcc
+SANITIZE := undefined
+RUN := qemu-aarch64 $(if $(PAGE),-p $(PAGE)) -L /usr/aarch64-linux-gnu
+OUT := build/ctest-arm
+else
 SANITIZE ?= address,undefined
 OUT := build/ctest$(if $(filter thread,$(SANITIZE)),-thread)
+endif
 CC ?= cc
 CFLAGS := -std=c11 -O1 -g -fexceptions -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
     -Wstrict-prototypes -ffp-contract=fast -fno-omit-frame-pointer \
     -fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
     $(if $(filter 1,$(GNNOFFLOAD_WERROR)),-Werror)
+LIMIT ?= 120
 CPPFLAGS := -D_GNU_SOURCE -Icsrc -Itests/c
 
 SOURCES := $(wildcard csrc/core/*.c csrc/cpu/*.c csrc/offload/*.c)
@@ -23,11 +34,11 @@ all: $(TESTS)
 # A test passes by returning 0; its .ok file is what tests/conftest.py counts as proof.
 $(TESTS): %: $(OUT)/%
 	@rm -f $(OUT)/$@.ok
-	@echo "  TEST $@"
-	@timeout 120 $(OUT)/$@ && touch $(OUT)/$@.ok
+	@echo "  TEST $@$(if $(ARM:0=), on aarch64)$(if $(PAGE), with pages of $(PAGE) bytes)"
+	@GNN_TEST_PAGE=$(PAGE) timeout $(LIMIT) $(RUN) $(OUT)/$@ && touch $(OUT)/$@.ok
 
 $(OUT)/test_%: $(OUT)/test_%.o $(OBJECTS) $(HELPERS)
-	@$(CC) -fsanitize=$(SANITIZE) $^ -lpthread -ldl -lm -o $@
+	@$(CC) -fsanitize=$(SANITIZE) -Wl,--wrap=sysconf $^ -lpthread -ldl -lm -o $@
 
 $(OUT)/%.o: %.c tests/c/ctest.mk | $(OUT)
 	@echo "  CC   $<"

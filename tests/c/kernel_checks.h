@@ -87,7 +87,15 @@ static inline graph make_graph(const int64_t *degrees, int64_t n_rows, int64_t n
     CHECK_OK(gnn_csr_from_coo(g.row, 1, g.col, 1, GNN_I64, g.n_edges, n_rows, n_cols,
                               scratch, rowptr, col, eid, eid_dtype, &sorted));
     free(scratch);
-    g.a = (gnn_csr){n_rows, n_cols, g.n_edges, rowptr, col, eid, eid_dtype};
+    g.a = (gnn_csr){
+        .n_rows = n_rows,
+        .n_cols = n_cols,
+        .n_edges = g.n_edges,
+        .rowptr = rowptr,
+        .col = col,
+        .eid = eid,
+        .eid_dtype = eid_dtype,
+    };
     return g;
 }
 

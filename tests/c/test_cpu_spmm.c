@@ -206,7 +206,15 @@ static void check_adjoint(void) {
     int64_t *colptr = get(g.n_cols + 1, 8);
     int32_t *row = get(g.n_edges, 4), *eid = get(g.n_edges, 4);
     CHECK_OK(gnn_csr_transpose(&g.a, colptr, row, eid, GNN_I32));
-    back.a = (gnn_csr){g.n_cols, g.n_rows, g.n_edges, colptr, row, eid, GNN_I32};
+    back.a = (gnn_csr){
+        .n_rows = g.n_cols,
+        .n_cols = g.n_rows,
+        .n_edges = g.n_edges,
+        .rowptr = colptr,
+        .col = row,
+        .eid = eid,
+        .eid_dtype = GNN_I32,
+    };
     back.x = random_values(g.n_rows * 33, GNN_F32, 3, 5);
     back.scratch = get(gnn_spmm_scratch(&back.a, 33, GNN_F32), 1);
     back.y = get(g.n_cols * 33, 4);

@@ -166,6 +166,19 @@ static void test_unnamed(void) {
     CHECK(!rmdir(made));
 }
 
+/* Two slots never share a page that would have to be dropped for one of them. */
+static void test_slots_are_whole_pages(void) {
+    const int64_t page = sysconf(_SC_PAGESIZE);
+    gnn_link_file_options options = {disk, 64 * MIB, 2, false, false};
+    gnn_link *link;
+    gnn_slot a, b;
+    CHECK(gnn_link_file_open(&options, &link) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, 1, &a) == GNN_OK);
+    CHECK(link->ops->slot_alloc(link, page + 1, &b) == GNN_OK);
+    CHECK(a.offset % page == 0 && b.offset % page == 0 && b.offset != a.offset);
+    link->ops->close(link);
+}
+
 /* What was moved out, and read back, is not in memory as page cache either. */
 static void test_page_cache(bool direct) {
     enum { PAGES = 2048 };
@@ -266,6 +279,7 @@ int main(void) {
         test_many(direct);
         test_full(direct);
         test_page_cache(direct);
+        test_slots_are_whole_pages();
     }
     test_limit();
     test_directories();

@@ -149,6 +149,11 @@ static void test_direct_refused(void) {
     disarm();
     gnn_link_file_info(link, &file_system, &direct);
     CHECK(!direct && *file_system);
+    gnn_slot slots[2]; // through the page cache they are whole pages
+    for (int s = 0; s < 2; s++) {
+        CHECK(link->ops->slot_alloc(link, 1, &slots[s]) == GNN_OK);
+        CHECK(slots[s].offset % sysconf(_SC_PAGESIZE) == 0);
+    }
     roundtrip(link, 3 * MIB + 5, 1);
     link->ops->close(link);
 }

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "mutants"))
 
-from run import MACRO, Broken, commands, mutate, read_table  # noqa: E402
+from run_mutants import MACRO, Broken, commands, mutate, read_table  # noqa: E402
 
 TABLE = read_table()
 MUTANTS = TABLE["mutant"]
@@ -111,7 +111,7 @@ def test_the_runner_tells_killed_from_survived(tmp_path):
     table = tmp_path / "two.toml"
     table.write_text(TWO.format("self_test"))
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/mutants/run.py", "--table", table],
+        [sys.executable, ROOT / "tests/mutants/run_mutants.py", "--table", table],
         capture_output=True,
         text=True,
     )

@@ -5,7 +5,7 @@ when the test passes. Ends with `N killed, M survived`, exit status 1 when any s
 Each mutant is made in a copy of the tree (build/mutants/<name>) that starts with the
 objects of the whole one, so only what the mistake touches is compiled again.
 
-    python tests/mutants/run.py [--class links] [--quick] [--jobs 2] [name ...]
+    python tests/mutants/run_mutants.py [--class links] [--quick] [--jobs 2] [name ...]
 """
 
 import argparse
