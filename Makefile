@@ -11,7 +11,7 @@ export TORCH TORCH_INDEX PYTHON VENV CC V
 
 PY := "$(VENV)/bin/python"
 PYTEST := $(PY) -m pytest -q
-C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] tests/c/*.[ch] tests/sim/*.h tests/*/*.cpp tests/cuda_on_cpu/*.h \
+C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] csrc/cuda/*.cu csrc/cuda/*.cuh tests/c/*.[ch] tests/sim/*.h tests/*/*.cpp tests/cuda_on_cpu/*.h \
     tests/cuda_on_cpu/*.cu)
 OP ?=
 # Threads that wait should not spin: tests and copies share the cores with them.

@@ -29,7 +29,11 @@ def build(what, source, out):
         f"from setuptools import build_meta as b; print(b.build_{what}({str(out)!r}))"
     )
     # Fast to compile; without optimisation gcc's own AVX-512 macros warn.
-    fast = os.environ | {"GNNOFFLOAD_DEBUG": "1", "GNNOFFLOAD_WERROR": "0"}
+    fast = os.environ | {
+        "GNNOFFLOAD_DEBUG": "1",
+        "GNNOFFLOAD_WERROR": "0",
+        "TORCH_CUDA_ARCH_LIST": "9.0",
+    }
     said = subprocess.run(
         [sys.executable, "-c", code],
         cwd=source,

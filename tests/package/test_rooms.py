@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
-C_SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h"))
+SUFFIXES = (".c", ".h", ".cu", ".cuh")
+C_SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in SUFFIXES)
 # A room may include headers of itself and of the rooms named here.
 ALLOWED = {
     "core": set(),
@@ -48,6 +49,19 @@ def test_only_the_torch_room_knows_python_and_only_cuda_files_know_cuda(path):
         assert not any(name.startswith(("torch/", "ATen/")) for name in names)
     if room(path) != "cuda" and path.stem not in ("cuda_runtime", "cuda_api"):
         assert not any(name.startswith(("cuda_runtime", "cuda.h")) for name in names)
+
+
+def test_device_code_comes_through_one_header():
+    """cuda.cuh has the only launch and the only CUDA headers; no PTX anywhere."""
+    for path in CSRC.glob("cuda/*.cu*"):
+        text = path.read_text()
+        assert "asm" not in text and "__device_builtin__" not in text, path
+        if path.name != "cuda.cuh":
+            assert "<<<" not in text, path
+            assert set(includes(path)) <= {
+                "inttypes.h",
+                *(f"cuda/{header.name}" for header in CSRC.glob("cuda/*.cuh")),
+            }, path
 
 
 def test_no_openmp_exit_abort_or_printf_in_the_core():
