@@ -18,7 +18,8 @@ OP ?=
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check ctest mutants arm bench race-demo fmt lint compat build venv clean
+.PHONY: help demo test check ctest mutants arm bench race-demo gpu-day fmt lint compat build \
+    venv clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | \
@@ -48,6 +49,15 @@ bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload|mlp-sweep
 
 race-demo: venv ## one page: a public race and our schedule, side by side
 	$(Q)$(PY) tests/sim/race_demo.py $(ARGS)
+
+# No network and no virtual environment of ours: whichever Python has torch.
+GPU_PY := $(if $(wildcard $(VENV)/bin/python),$(PY),$(or $(PYTHON),python3))
+OWN_ARCH := import torch; print("%d.%d" % torch.cuda.get_device_capability())
+
+gpu-day: ## on a GPU: build, test, measure, into benchmarks/ledger/ (8 minutes)
+	$(Q)GNNOFFLOAD_CUDA=1 TORCH_CUDA_ARCH_LIST="$$($(GPU_PY) -c '$(OWN_ARCH)')" \
+	    $(GPU_PY) setup.py -q build_ext --inplace
+	$(Q)$(GPU_PY) -m gnnoffload bench gpu-day $(ARGS)
 
 lint: venv
 	$(Q)$(PY) -m ruff format --quiet --check . || { echo "run: make fmt"; exit 1; }

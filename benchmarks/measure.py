@@ -127,11 +127,11 @@ def facts(packages):
         "isa": _C.info()["isa"],
         "last_level_cache": last_level_cache(),
         "versions": versions,
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit():
+def commit():
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty"],

@@ -1,0 +1,141 @@
+"""Everything to do with one GPU for eight minutes, into benchmarks/ledger/.
+
+    make gpu-day
+    python -m gnnoffload bench gpu-day --dry-run      # small, on a CPU: tests itself
+
+Builds, tests, measures; needs no network. Stages that fail say so in the ledger and the
+rest goes on; what would not fit the time is skipped by name.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gnnoffload as go
+from benchmarks import gpu_ledger, gpu_stages
+from gnnoffload._cuda_lane import device_named
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 8 * 60  # seconds of the whole
+CHECKED = """
+import torch, gnnoffload as go
+graph = go.Graph(torch.randint(0, 300, (2, 4000)), (300, 300)).to("cuda")
+for features in (1, 7, 32, 257):
+    x = torch.randn(300, features, device="cuda", requires_grad=True)
+    w = torch.rand(4000, device="cuda", requires_grad=True)
+    go.spmm(graph, x, w).square().sum().backward()
+torch.cuda.synchronize()
+"""
+
+
+def command(words, seconds, **environment):
+    """The end of what it printed; RuntimeError with it where it failed."""
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=seconds,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    tail = (done.stdout + done.stderr).strip().splitlines()[-8:]
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words[:4])}: " + " | ".join(tail))
+    return {"said": tail[-1] if tail else ""}
+
+
+def build(device, small):
+    if small:
+        raise gpu_stages.Skip("a dry run measures what is built")
+    words = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    return command(words, 180, GNNOFFLOAD_CUDA="1", TORCH_CUDA_ARCH_LIST=_own_arch())
+
+
+def _own_arch():
+    import torch
+
+    return "{}.{}".format(*torch.cuda.get_device_capability())
+
+
+def tests(device, small):
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow",
+        "-p",
+        "no:cacheprovider",
+    ]
+    words += ["tests/config/test_sizes.py"] if small else []
+    return command(words, 60 if small else 200, OMP_WAIT_POLICY="passive")
+
+
+def sanitizer(device, small):
+    tool = shutil.which("compute-sanitizer")
+    if device.type != "cuda" or not tool:
+        raise gpu_stages.Skip("compute-sanitizer is not on PATH, or there is no GPU")
+    words = [tool, "--tool", "memcheck", "--error-exitcode", "9"]
+    return command([*words, sys.executable, "-c", CHECKED], 90)
+
+
+# name: function, seconds it may need, part of `bench --share`
+STAGES = {
+    "build": (build, 60, False),
+    "copies": (gpu_stages.copies, 40, True),
+    "spmm": (gpu_stages.spmm, 30, True),
+    "offload": (gpu_stages.offload, 120, True),
+    "sanitizer": (sanitizer, 30, False),
+    "tests": (tests, 120, False),
+}
+
+
+def play(name, stage, device, small):
+    """A stage's entry in the ledger."""
+    begin, result, problem, status = time.monotonic(), None, None, "ok"
+    try:
+        result = stage(device, small)
+    except gpu_stages.Skip as reason:
+        status, problem = "skipped", str(reason)
+    except Exception as error:  # the rest of the day goes on
+        status = "failed"
+        problem = f"{type(error).__name__}: {error}"
+    seconds = time.monotonic() - begin
+    print(f"{name:<10} {status:<8} {seconds:6.1f} s  {problem or ''}", flush=True)
+    return {"status": status, "seconds": seconds, "problem": problem, "result": result}
+
+
+def main(argv=None, share=False):
+    """Returns the path of the ledger file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
+    parser.add_argument("--dry-run", action="store_true", help="small, on the CPU")
+    parser.add_argument("--out", type=Path, default=gpu_ledger.FOLDER)
+    options = parser.parse_args(argv)
+    try:
+        device = device_named("cpu" if options.dry_run else options.device)
+    except go.DeviceError as error:
+        parser.error(f"{error}; --dry-run runs small on the CPU")
+    begin = time.monotonic()
+    ledger = gpu_ledger.new(device, options.dry_run, share)
+    for name, (stage, seconds, shared) in STAGES.items():
+        left = LIMIT - (time.monotonic() - begin)
+        if share and not shared:
+            continue
+        if seconds > left and not options.dry_run:
+            text = f"{left:.0f} s are left, it may need {seconds} s"
+            ledger["stages"][name] = {
+                "status": "skipped", "seconds": 0.0, "problem": text, "result": None,
+            }  # fmt: skip
+            continue
+        ledger["stages"][name] = play(name, stage, device, options.dry_run)
+    path = gpu_ledger.save(ledger, options.out)
+    print(f"written: {path}")
+    if share:
+        print("thank you; please send it with a pull request to benchmarks/ledger/")
+    return path
+
+
+if __name__ == "__main__":
+    main()
