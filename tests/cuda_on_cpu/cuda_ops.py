@@ -77,9 +77,9 @@ def rows_in_place(x):
 class Call:
     """One launch: its memory, and what all ops have among their arguments."""
 
-    def __init__(self, library, memory, graph, split, offset=0):
+    def __init__(self, library, memory, graph, split):
         rowptr, col, eid, *_, n_rows, n_cols = graph
-        self.library, self.memory, self.offset = library, memory, offset
+        self.library, self.memory = library, memory
         self.csr = Csr(n_rows, n_cols, col.numel())
         self.csr.rowptr = memory.input("rowptr", rowptr)
         self.csr.col = memory.input("col", col)
@@ -94,17 +94,19 @@ class Call:
             return None
         return self.memory.input(name, tensor.detach().contiguous())
 
-    def matrix(self, name, x):
-        """(address, stride)"""
+    def matrix(self, name, x, offset=0):
+        """(address, stride) of x, `offset` elements past a round address"""
         x, stride = rows_in_place(x)
-        return self.memory.input(name, x, self.offset * x.element_size()), stride
+        return self.memory.input(name, x, offset * x.element_size()), stride
 
 
-def run_spmm(library, x, weight, row_scale, col_scale, *graph, split=True, offset=0):
+def run_spmm(
+    library, x, weight, row_scale, col_scale, *graph, split=True, offsets=(0, 0)
+):
     with Memory(library) as memory:
-        call = Call(library, memory, graph, split, offset)
+        call = Call(library, memory, graph, split)
         args = SpmmArgs(a=call.csr, dtype=DTYPES.index(x.dtype), n_features=x.shape[1])
-        args.x, args.x_stride = call.matrix("x", x)
+        args.x, args.x_stride = call.matrix("x", x, offsets[0])
         args.weight = call.optional("weight", weight)
         args.row_scale = call.optional("row_scale", row_scale)
         args.col_scale = call.optional("col_scale", col_scale)
@@ -113,18 +115,21 @@ def run_spmm(library, x, weight, row_scale, col_scale, *graph, split=True, offse
         )
         args.scratch, _ = memory.output("scratch", (n_bytes,), torch.uint8)
         args.y, y = memory.output(
-            "y", (args.a.n_rows, args.n_features), x.dtype, offset * x.element_size()
+            "y",
+            (args.a.n_rows, args.n_features),
+            x.dtype,
+            offsets[1] * x.element_size(),
         )
         library.call("gnn_spmm_cuda", ctypes.byref(args), ctypes.c_uint64(0))
         return y.clone()
 
 
-def run_sddmm(library, a, b, row_scale, col_scale, *graph, split=True, offset=0):
+def run_sddmm(library, a, b, row_scale, col_scale, *graph, split=True, offsets=(0, 0)):
     with Memory(library) as memory:
-        call = Call(library, memory, graph, split, offset)
+        call = Call(library, memory, graph, split)
         args = SddmmArgs(a=call.csr, dtype=DTYPES.index(a.dtype), n_features=a.shape[1])
-        args.u, args.u_stride = call.matrix("u", a)
-        args.v, args.v_stride = call.matrix("v", b)
+        args.u, args.u_stride = call.matrix("u", a, offsets[0])
+        args.v, args.v_stride = call.matrix("v", b, offsets[1])
         args.row_scale = call.optional("row_scale", row_scale)
         args.col_scale = call.optional("col_scale", col_scale)
         args.z, z = memory.output("z", (args.a.n_edges,), a.dtype)

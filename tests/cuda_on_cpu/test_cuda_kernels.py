@@ -51,16 +51,18 @@ def oracle(edges, n_dst, x, weight):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+@pytest.mark.parametrize("offsets", [(0, 0), (1, 1), (2, 0), (0, 2), (0, 3)], ids=str)
 @pytest.mark.parametrize("width", [1, 3, 4, 8, 33, 64])
-def test_pointers_off_by_elements(offset, width, dtype):
-    """x, y, u and v begin 0 to 3 elements past a 256-byte boundary."""
+def test_pointers_off_by_elements(offsets, width, dtype):
+    """x and y, then u and v, begin so many elements past a 256-byte boundary."""
     edges, graph = graph_of([5, 0, 40, 300], 20)
     x, weight = integers(20, width), integers(edges.shape[1])
-    y = cuda_ops.spmm(x.to(dtype), weight.to(dtype), NONE, NONE, *graph, offset=offset)
+    args = (x.to(dtype), weight.to(dtype), NONE, NONE, *graph)
+    y = cuda_ops.spmm(*args, offsets=offsets)
     assert torch.equal(y, oracle(edges, 4, x, weight).float().to(dtype))
     a = integers(4, width, seed=1)
-    z = cuda_ops.sddmm(a.to(dtype), x.to(dtype), NONE, NONE, *graph, offset=offset)
+    args = (a.to(dtype), x.to(dtype), NONE, NONE, *graph)
+    z = cuda_ops.sddmm(*args, offsets=offsets)
     assert torch.equal(z, (a[edges[1]] * x[edges[0]]).sum(1).float().to(dtype))
 
 
@@ -106,12 +108,18 @@ def test_adjoint(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_grid_strides(dtype):
-    """With at most 2 blocks by 1 each warp walks many items and slices."""
+@pytest.mark.parametrize(
+    "degrees, width",
+    [([0, 33, 257, 0, 600, 1, 130, 2], 140), (DEGREES * 2, 20)],
+    ids=["slices", "groups"],
+)
+def test_grid_strides(degrees, width, dtype):
+    """With at most 2 blocks by 1 each warp walks many items and slices, and groups of
+    one warp walk items of different length."""
     small = ops_library("-DGNN_MAX_BLOCKS=2", "-DGNN_MAX_SLICES=1")
-    degrees = [0, 33, 257, 0, 600, 1, 130, 2]
     edges, graph = graph_of(degrees, 40)
-    a, x, weight = integers(8, 140), integers(40, 140), integers(edges.shape[1])
+    a, x = integers(len(degrees), width), integers(40, width)
+    weight = integers(edges.shape[1])
     args = (x.to(dtype), weight.to(dtype), NONE, NONE, *graph)
     y = cuda_ops.spmm(*args, library=small)
     assert torch.equal(y, oracle(edges, len(a), x, weight).float().to(dtype))

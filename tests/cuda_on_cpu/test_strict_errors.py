@@ -131,6 +131,10 @@ ERRORS = {
         "(0,0,0)",
         "block (0,0,0), thread (5,0,0)",
     ),
+    "two_readers": (
+        "race: write of 4 bytes at shared memory, read by several threads",
+        "block (0,0,0), thread (2,0,0)",
+    ),
     "same_place_written": (
         "race: write of 4 bytes at y + 0, written by thread (0,0,0) of block (0,0,0)",
         "block (0,0,0), thread (1,0,0)",

@@ -188,6 +188,18 @@ __global__ void read_then_write(const float *x, float *y) {
     }
 }
 
+__global__ void two_readers(const float *x, float *y) {
+    __shared__ float a[64];
+    a[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x == 1 || threadIdx.x == 2) {
+        y[threadIdx.x] = a[5];
+    }
+    if (threadIdx.x == 2) {
+        a[5] = 1; // <- two_readers
+    }
+}
+
 __global__ void same_place_written(const float *, float *y) {
     y[threadIdx.x / 2] = 1; // <- same_place_written
 }
@@ -236,6 +248,7 @@ static const Wrong wrongs[] = {
     WRONG(shuffle_for_barrier),
     WRONG(warp_barrier_across_warps),
     WRONG(read_then_write),
+    WRONG(two_readers),
     WRONG(same_place_written),
     WRONG(race_of_blocks, {3, 1, 1}),
     {"block_too_large", nothing, {1, 1, 1}, {1024, 2, 1}},
