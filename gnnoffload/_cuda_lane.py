@@ -69,8 +69,12 @@ def current_device():
 def arguments(device):
     """Of `_C.open_engine`, for CUDA device number `device`."""
 
+    @functools.cache
+    def stream_of(number):
+        return torch.cuda.ExternalStream(number, device=device)
+
     def record_stream(tensor, stream):
-        tensor.record_stream(torch.cuda.ExternalStream(stream, device=device))
+        tensor.record_stream(stream_of(stream))
 
     return {
         "device": device,

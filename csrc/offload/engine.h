@@ -176,6 +176,9 @@ gnn_pass_stats *gnn_pass_counters(gnn_pass *pass);
 /* Finished passes, oldest first; false when there is none left. A pass over an ordered
  * link is finished when the device is done with it: `wait` waits for that. */
 bool gnn_engine_take_finished(gnn_engine *engine, bool wait, gnn_pass_stats *stats);
+/* The compute streams seen so far (0: they do not matter, as for host links): whatever
+ * owner is given up, its allocator must know that they have used it. */
+int32_t gnn_engine_streams(const gnn_engine *engine, const gnn_stream **streams);
 /* True while a graph is captured on the stream: then call nothing that could ask, mark
  * or copy, which is everything but find, release and gnn_block_is_settled. */
 bool gnn_engine_is_captured(gnn_engine *engine, gnn_stream stream);

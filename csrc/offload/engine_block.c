@@ -292,7 +292,13 @@ void *gnn_engine_release(gnn_engine *e, gnn_use *use) {
     if (b->uses == 0 && b->state == GNN_RETURNING) {
         e->dead_inward++;
     }
+    // The end of a copy that only a stream waits for: its source goes by a DROP.
+    bool copied = b->left && b->reloads == 0;
     void *owner = gnn_block_end(e, b);
+    if (copied) {
+        gnn_engine_drop_later(e, owner);
+        owner = NULL;
+    }
     gnn_pass_release(e, pass, use->position);
     use->block = NULL;
     use->pass = NULL;

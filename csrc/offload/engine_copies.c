@@ -7,8 +7,11 @@
  * ticket of such a copy stays with its block, as `left` or `back`, until the host knows.
  *
  * Giving up a source to the caching allocator is giving it to the stream it was
- * allocated on, which nobody tells us. So the second way is for an engine that has seen
- * one compute stream only; with several a source goes when the host knows.
+ * allocated on, which nobody tells us and which need not be a compute stream (a loader's
+ * brought the batch). So the caller tells the allocator of every compute stream seen
+ * when it gives up an owner; on the owner's own stream that is nothing. And the second
+ * way is for an engine that has seen one compute stream only; with several a source
+ * goes when the host knows.
  */
 #include "engine_inner.h"
 #include "mutants.h"
@@ -183,9 +186,19 @@ bool gnn_engine_is_captured(gnn_engine *e, gnn_stream stream) {
 }
 
 void gnn_engine_see(gnn_engine *e, gnn_stream stream) {
-    e->several_streams = e->several_streams || (e->has_stream && e->stream != stream);
     e->stream = stream;
-    e->has_stream = true;
+    for (int32_t s = e->n_seen; s-- > 0;) {
+        if (e->seen[s] == stream) {
+            return;
+        }
+    }
+    e->several_streams = e->n_seen > 0;
+    e->seen[e->n_seen < GNN_STREAMS ? e->n_seen++ : GNN_STREAMS - 1] = stream;
+}
+
+int32_t gnn_engine_streams(const gnn_engine *e, const gnn_stream **streams) {
+    *streams = e->seen;
+    return gnn_engine_is_ordered(e) ? e->n_seen : 0;
 }
 
 gnn_status gnn_engine_order_put(gnn_engine *e, gnn_block *b) {

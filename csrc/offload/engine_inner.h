@@ -9,6 +9,7 @@ enum { GNN_AT_BEGIN, GNN_AT_LEFT, GNN_AT_UNPACK, GNN_AT_END, GNN_CLOCKS };
 
 #define GNN_LEARNED 8   // sequence lengths whose unpack order is remembered
 #define GNN_HISTORY 256 // finished passes kept for the report
+#define GNN_STREAMS 80  // compute streams remembered; torch has 65 of a device
 #define GNN_RETESTS 16  // owned blocks that one settle looks at again
 
 typedef enum gnn_block_state {
@@ -95,7 +96,9 @@ struct gnn_engine {
     uint64_t tick;
     int32_t retests;   // left in this settle
     gnn_stream stream; // the compute stream seen last
-    bool has_stream, several_streams;
+    gnn_stream seen[GNN_STREAMS];
+    int32_t n_seen;
+    bool several_streams;
     gnn_pass *newest;
     gnn_pass *ending;     // finished, oldest first, whose clocks have not all passed
     gnn_pass *active;     // what counters go to

@@ -104,6 +104,24 @@ static int allocate(gnn_engine_object *self, const gnn_action *action,
     return failed ? -1 : 0;
 }
 
+/* Gives up an owner. The caching allocator gives its memory to the stream it came from,
+ * which need not be one that the engine's orders are about: so it hears of those. */
+static void drop(gnn_engine_object *self, PyObject *owner) {
+    const gnn_stream *streams;
+    int32_t n = gnn_engine_streams(self->engine, &streams);
+    for (int32_t s = 0; s < n && self->record_stream; s++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(streams[s]);
+        PyObject *none = number ? PyObject_CallFunctionObjArgs(self->record_stream,
+                                                               owner, number, NULL)
+                                : NULL;
+        if (!none) {
+            PyErr_WriteUnraisable(self->record_stream);
+        }
+        Py_XDECREF(number), Py_XDECREF(none);
+    }
+    Py_DECREF(owner);
+}
+
 int gnn_settle(gnn_engine_object *self, gnn_settle_mode mode) {
     for (;;) {
         gnn_action action;
@@ -119,7 +137,7 @@ int gnn_settle(gnn_engine_object *self, gnn_settle_mode mode) {
             break;
         }
         if (action.kind == GNN_ACT_DROP) {
-            Py_DECREF((PyObject *)action.owner);
+            drop(self, action.owner);
         } else if (action.kind == GNN_ACT_WAIT && mode == GNN_GIVING_UP) {
             gnn_engine_waited(self->engine, action.block, false, GNN_OK, 0);
             break;
@@ -366,7 +384,7 @@ static int bring_near(gnn_saved *saved, gnn_stream stream) {
             return 0;
         }
         if (action.kind == GNN_ACT_DROP) {
-            Py_DECREF((PyObject *)action.owner);
+            drop(self, action.owner);
         } else if (action.kind == GNN_ACT_WAIT) {
             if (!ahead) {
                 ahead = true;

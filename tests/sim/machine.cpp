@@ -95,9 +95,9 @@ int Machine::issue(Op op) {
     }
     op.previous = s.last;
     op.issued = now;
-    Epoch epoch = checker.tick(s.actor, op.site);
+    op.epoch = checker.tick(s.actor, op.site);
     for (const Access &access : op.accesses) {
-        checker.access(epoch, access, op.site);
+        checker.access(op.epoch, access, op.site);
     }
     s.last = id;
     s.queued.push_back(id);
@@ -391,6 +391,9 @@ void Machine::finish(int id) {
 }
 
 bool Machine::ask(int id) {
+    if (behind && id >= 0) {
+        return checker.clock(host()).covers(ops[id].epoch);
+    }
     if (id < 0 || ops[id].state == State::done) {
         return true;
     }

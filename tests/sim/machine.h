@@ -56,6 +56,7 @@ struct Op {
     std::string name;
     std::vector<Access> accesses;
 
+    Epoch epoch;
     State state = State::queued;
     sim_time issued = 0, begun = 0, ended = 0;
     uint64_t sum = 0; // of the source at the start
@@ -131,6 +132,7 @@ class Machine {
     std::map<int64_t, Clock> published; // by a test's own key
     std::map<std::thread::id, int> hosts;
     bool separate_hosts = false;
+    bool behind = false; // queries say "not yet" until the host has waited
 
   private:
     bool ready(const Op &op) const;

@@ -190,6 +190,11 @@ void sim_script(const uint8_t *answers, int64_t n) {
     m.n_answers = 0;
 }
 
+void sim_behind(int yes) {
+    LOCKED;
+    m.behind = yes != 0;
+}
+
 int64_t sim_asked(void) {
     LOCKED;
     return static_cast<int64_t>(m.n_answers);

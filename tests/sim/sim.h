@@ -88,6 +88,9 @@ void sim_stick(const char *error); // as an asynchronous fault of the device; ""
 int64_t sim_calls(const char *entry);
 /* Answers of the next queries, 1: make it so and say done, 0: not yet. */
 void sim_script(const uint8_t *answers, int64_t n);
+/* The device is always far behind the host: every query says "not yet", unless the host
+ * has waited for that. The fewest edges a program can get; loops that poll never end. */
+void sim_behind(int yes);
 int64_t sim_asked(void); // queries that had both answers
 
 /* -------------------------------------------------------------------------- what it saw */

@@ -158,7 +158,12 @@ class Memory:
 
 
 class Machine:
-    """One process's GPU, host and disk; making a new one ends the one before."""
+    """One process's GPU, host and disk; making a new one ends the one before.
+
+    mode: of MODES, or "behind": lazy, and every query says "not yet" until the host has
+    waited for that, as of a device far behind its host. Then a trace has the fewest
+    edges that it can have, and loops that poll do not end.
+    """
 
     newest = None
 
@@ -169,7 +174,10 @@ class Machine:
         self.table = self.lib.gnn_sim_api().contents
         self.profile = profile(machine, **settings)
         self.mode, self.seed = mode, seed
-        self.lib.sim_open(ctypes.byref(self.profile), MODES.index(mode), seed, changes)
+        behind = mode == "behind"
+        number = MODES.index("lazy" if behind else mode)
+        self.lib.sim_open(ctypes.byref(self.profile), number, seed, changes)
+        self.lib.sim_behind(behind)
         self.lib.sim_script(None, 0)
         Machine.newest = self
         self.label("")

@@ -45,7 +45,7 @@ def play(mode, steps, seed=0, mistake=None, **settings):
 
 
 @pytest.mark.law(8)
-@given(program, st.sampled_from(MODES), st.integers(0, 99))
+@given(program, st.sampled_from((*MODES, "behind")), st.integers(0, 99))
 @settings(max_examples=300, deadline=None)
 def test_every_program_is_clean_and_gives_the_same_bytes(steps, mode, seed):
     m, result = play(mode, steps, seed)
@@ -79,7 +79,7 @@ def test_a_caller_that_breaks_the_contract_is_found(mistake, mode):
 def test_slots_that_are_used_again_wait_for_the_copies_that_read_them():
     """Forgotten at once after the get was queued, the slot is the next put's."""
     steps = [("make", 0, 4), ("put", 0, 0), ("get", 0, 0), ("forget", 0, 0)] * 4
-    for mode in MODES:
+    for mode in (*MODES, "behind"):
         m, _ = play(mode, steps)
         m.check()
         copies = [op for op in m.report(True)["ops"] if op["kind"] == "copy_out"]

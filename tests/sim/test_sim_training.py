@@ -12,6 +12,7 @@ from torch_device import Device, offload
 from training_steps import (
     BLOCK,
     MODELS,
+    ROWS,
     WIDTH,
     assert_same,
     build,
@@ -23,7 +24,7 @@ from training_steps import (
 )
 
 SCHEDULES = [
-    *((mode, 0) for mode in ("timed", "lazy", "eager")),
+    *((mode, 0) for mode in (*MODES[:3], "behind")),
     *(("random", seed) for seed in range(4)),
 ]
 SIZES = {  # budget, out_window, in_window
@@ -235,6 +236,36 @@ def test_unpack_on_another_stream_than_pack(mode, seed):
             del loss, got
         d.m.check()
         del net, x
+        finish(d, engine)
+
+
+@pytest.mark.law(8)
+@pytest.mark.parametrize("budget", [0, 1 << 30])
+@pytest.mark.parametrize("mode,seed", SCHEDULES)
+def test_a_loader_s_stream_whose_memory_goes_back_to_it(budget, mode, seed):
+    """A batch comes on a stream that never saves anything, and the loop keeps no name
+    for it. Plain training is safe: the graph holds the batch until backward. So the
+    engine, which lets it go during forward, must not give its memory back too early."""
+    with Device(mode, seed) as d:
+        engine = d.engine(budget, 0, 0, min_bytes=1024)
+        net, loader = build("mlp"), d.m.stream("loader")
+        for _ in range(3):
+            with d.on(loader):
+                x = inputs() * 1
+            d.m.join(0, loader)
+            with offload(engine):
+                y = net[:3](x)
+                del x
+                y = net[3:](y)
+                with d.on(loader):  # the next batches, ahead of time
+                    ahead = [torch.ones(ROWS, WIDTH) for _ in range(4)]
+                loss = y.square().mean()
+                del y
+            loss.backward()
+            d.m.join(loader, 0)  # the loop's own order for what dies from here on
+            del loss, ahead
+        d.m.check()
+        del net
         finish(d, engine)
 
 
