@@ -103,7 +103,8 @@ def main(argv=None) -> dict:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     around = contextlib.nullcontext()
     if options.budget is not None:
-        around = go.offload(budget=options.budget, spill_dir=options.spill_dir)
+        store = "file" if device.type == "cpu" else "host"
+        around = go.offload(options.budget, store=store, spill_dir=options.spill_dir)
     losses, seconds = [], []
     for _ in range(options.steps):
         begin = time.perf_counter()

@@ -78,6 +78,12 @@ class Report:
                 f"a checkpoint inside the context hides what its region saves: "
                 f"only its inputs were seen, {format_bytes(self.checkpoint_bytes)}"
             )
+        if not self.blocks and self.skipped.get("device"):
+            where = "the CUDA device" if self.store == "host" else "the CPU"
+            return (
+                f'store="{self.store}" moves tensors of {where}, and '
+                f"{self.skipped['device']} saved ones are elsewhere"
+            )
         if not self.blocks:
             return (
                 f"no saved tensor that may move has min_bytes = "

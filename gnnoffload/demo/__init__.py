@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from gnnoffload import config, offload
-from gnnoffload.errors import SpillError
+from gnnoffload._cuda_lane import device_named
+from gnnoffload.errors import DeviceError, SpillError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "demo.json").write_text(json.dumps(summary(found), indent=2) + "\n")
     print(f"wrote {out / 'demo.json'}")
+    if settings.device != "cpu":
+        print("no picture: it is drawn of the process's memory, on a CPU")
+        return 0
     try:
         from gnnoffload.demo.picture import draw
     except ImportError:
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--budget", help='bytes to keep, as "500MiB" (default: half and a quarter)')
     add("--spill-dir", help="where the spill file goes")
     add("--limit", help="hard limit for the last part (default: half way)")
-    add("--device", default="cpu", help="cpu; there is no other yet")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (the skill part: cpu)")
     add(
         "--train-steps",
         default=900,
@@ -72,9 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict:
     """The options, checked; a mistake ends the process with one line."""
     given = vars(options)
-    device = given.pop("device")
-    if device != "cpu":
-        parser.error(f"--device: only cpu works in this version, got {device}")
+    try:
+        given["device"] = str(device_named(given["device"]))
+    except DeviceError as error:
+        parser.error(str(error))
     for name, least, most in (
         ("level", 1, 9),
         ("width", 1, 4096),
@@ -89,7 +94,8 @@ def _settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> d
         for name in ("budget", "limit"):
             if given[name] is not None:
                 given[name] = config.parse_bytes(given[name], f"--{name}")
-        offload(budget=0, spill_dir=options.spill_dir)  # can it be used?
-    except (ValueError, TypeError, SpillError) as error:
+        store = "file" if given["device"] == "cpu" else "host"
+        offload(budget=0, store=store, spill_dir=options.spill_dir)  # can it be used?
+    except (ValueError, TypeError, SpillError, DeviceError) as error:
         parser.error(str(error))
     return given

@@ -37,6 +37,20 @@ def limit_data(extra: int) -> int:
     return limit
 
 
+def limit(most: int, device: torch.device) -> None:
+    """On CPU `most` bytes more for this process; on CUDA all that torch may reserve."""
+    if device.type == "cpu":
+        limit_data(most)
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), device)
+
+
+def device_peak(device: torch.device) -> int | None:
+    """Most bytes that torch had allocated on a CUDA device; None on CPU."""
+    return None if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+
+
 class SavedBytes:
     """Counts the bytes that autograd keeps alive for backward, each storage once.
 

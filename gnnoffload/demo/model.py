@@ -53,7 +53,7 @@ class MeshGNN(nn.Module):
 
 def advance(graph, stencil: tuple[Tensor, Tensor], fields: Tensor) -> Tensor:
     """fields [N, K] one time step later."""
-    size, ones = (len(fields), len(fields)), torch.ones(len(fields), 1)
+    size, ones = (len(fields), len(fields)), torch.ones_like(fields[:, :1])
     for gain, weight in zip(stencil[0].t(), stencil[1], strict=True):
         total = spmm(graph, ones, weight, size=size)
         change = spmm(graph, fields, weight, size=size) - fields * total

@@ -20,6 +20,12 @@ MEASURED = (
     ("offload 1/2", "offload", 1 / 2, True),
     ("offload 1/4", "offload", 1 / 4, True),
 )
+# Others' ways to offload, which need page-locked memory to be what they are.
+ON_CUDA = (
+    ("save_on_cpu, pinned", "save_on_cpu", None, True),
+    ("slide's hooks", "slide", None, True),
+    ("slide's, async", "slide_async", None, True),
+)
 LIMITED = ("plain", "offload")
 SKILL_WEIGHT = 20.0  # of training, in steps of the memory part
 
@@ -34,6 +40,7 @@ class Settings:
     steps: int = 2
     budget: int | None = None  # None: a half and a quarter of plain's saved bytes
     spill_dir: str | None = None
+    device: str = "cpu"
     limit: int | None = None  # None: half way between offload's and plain's peak
     train_steps: int = 900
     seed: int = 0
@@ -42,15 +49,18 @@ class Settings:
 
 def run(settings: Settings) -> dict:
     """Runs all jobs and returns everything that table and picture need."""
-    spill_dir = config.spill_directory(settings.spill_dir)
+    spill_dir = file_system = None
+    if not on_cuda(settings):
+        spill_dir = config.spill_directory(settings.spill_dir)
+        file_system = _C.file_system(spill_dir)[0]
     found = {
         "settings": vars(settings) | {"spill_dir": spill_dir},
-        "file_system": _C.file_system(spill_dir)[0],
+        "file_system": file_system,
         "rows": {},
         "samples": {},
         "limited": {},
     }
-    rows = [row for row in MEASURED if settings.budget is None or row[2] != 1 / 4]
+    rows = measured(settings)
     with tempfile.TemporaryDirectory(prefix="gnnoffload-demo-") as folder:
         weights = [2 + (settings.steps + 1 if timed else 0) for *_, timed in rows]
         total = sum(weights) + 2 * len(LIMITED)
@@ -86,6 +96,16 @@ def run(settings: Settings) -> dict:
     return found
 
 
+def on_cuda(settings: Settings) -> bool:
+    return settings.device.startswith("cuda")
+
+
+def measured(settings: Settings) -> list[tuple]:
+    """The rows of MEASURED that the settings ask for, with the others' on CUDA."""
+    rows = [row for row in MEASURED if settings.budget is None or row[2] != 1 / 4]
+    return rows + (list(ON_CUDA) if on_cuda(settings) else [])
+
+
 def first_offload(rows: dict) -> dict:
     """The row that stands for offload: half the budget, or the one asked for."""
     return next(row for name, row in rows.items() if name.startswith("offload"))
@@ -102,6 +122,7 @@ def _job(settings: Settings, variant: str, **more) -> list[str]:
         "level": settings.level,
         "width": settings.width,
         "layers": settings.layers,
+        "device": settings.device,
     }
     return [json.dumps({"variant": variant, **shape, **more})]
 
@@ -160,6 +181,10 @@ def _limit_between(found: dict) -> int:
     """Half way between what offload and plain had mapped, as RLIMIT_DATA counts it."""
     rows = found["rows"]
     offload = next(name for name in rows if name.startswith("offload"))
+    if found["settings"]["device"] != "cpu":
+        return (
+            sum(rows[name]["peak_resident_bytes"] for name in (offload, "plain")) // 2
+        )
     grown = [
         max(private for _, _, private in found["samples"][name])
         - rows[name]["baseline_data_bytes"]

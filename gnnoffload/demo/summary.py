@@ -42,7 +42,9 @@ def summary(found: dict) -> dict:
             "memory_claim": direct_io(found),
         },
         "definitions": {
-            "peak_resident_bytes": "VmHWM above its value after the imports",
+            "peak_resident_bytes": "VmHWM above its value after the imports"
+            if found["settings"]["device"] == "cpu"
+            else "torch.cuda.max_memory_allocated",
             "hidden_fraction": HIDDEN,
             "max_grad_diff": "largest difference to plain's first-step gradients",
         },

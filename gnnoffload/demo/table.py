@@ -27,14 +27,19 @@ def sentences(found: dict) -> list[str]:
     """The claims, each with its number; those that do not hold say so."""
     rows, settings = found["rows"], found["settings"]
     offload, plain = first_offload(rows), rows["plain"]
+    on_cpu = settings["device"] == "cpu"
     said = [
         f"peak: VmHWM of the process above its value after the imports "
-        f"({format_bytes(plain['baseline_bytes'])}), {_threshold(plain)}.",
+        f"({format_bytes(plain['baseline_bytes'])}), {_threshold(plain)}."
+        if on_cpu
+        else f"peak: most bytes that torch had allocated on {settings['device']}.",
         f"saved: most bytes kept alive for backward; {HIDDEN};",
         "grad diff: largest difference to plain's gradients of the first step (0: same "
         "bits).",
         f"Spill file in {settings['spill_dir']} ({found['file_system']}), "
-        f"{'direct I/O' if direct_io(found) else 'through the page cache'}.",
+        f"{'direct I/O' if direct_io(found) else 'through the page cache'}."
+        if on_cpu
+        else "What leaves goes to page-locked host memory.",
     ]
     if direct_io(found):
         said.append(
@@ -104,6 +109,8 @@ def _bits(rows: dict) -> str:
 def _limited(name: str, row: dict, found: dict) -> str:
     limit = format_bytes(found["limit"])
     start = f"Limited to {limit} above the imports (RLIMIT_DATA), {name}"
+    if found["settings"]["device"] != "cpu":
+        start = f"With {limit} of the device's memory for torch, {name}"
     if row["finished"]:
         return f"{start} finished its step."
     return f"{start} was stopped: {row['error']}"

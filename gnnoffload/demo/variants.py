@@ -6,6 +6,8 @@
 | plain      | `InteractionNetwork`                | all                         |
 | checkpoint | plain, recomputed in backward       | block inputs, then a block  |
 | offload    | plain, in `gnnoffload.offload(...)` | `budget` bytes              |
+
+and on CUDA, plain with how others offload: the names of `offload_peers`.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gnnoffload.demo.model import MeshGNN, mesh_gnn
+from gnnoffload.demo.offload_peers import PEERS, peer
 from gnnoffload.nn import InteractionNetwork
 
 VARIANTS = ("stock", "plain", "checkpoint", "offload")
@@ -68,13 +71,16 @@ def gradients(model: MeshGNN) -> Tensor:
     return torch.cat([g.reshape(-1) for g in found])
 
 
-def context(variant: str, budget: int | None, spill_dir: str | None):
+def context(variant: str, budget: int | None, spill_dir: str | None, device):
     """The context to enter around forward and loss."""
+    if variant in PEERS:
+        return peer(variant, device)
     if variant != "offload":
         return contextlib.nullcontext()
     import gnnoffload
 
-    return gnnoffload.offload(budget=budget, spill_dir=spill_dir)
+    store = "file" if device.type == "cpu" else "host"
+    return gnnoffload.offload(budget=budget, store=store, spill_dir=spill_dir)
 
 
 def _mlp(parts, last: nn.Linear, norm: nn.Module) -> nn.Sequential:

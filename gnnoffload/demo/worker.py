@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gnnoffload import Graph
+from gnnoffload._cuda_lane import device_named, wait_for
 from gnnoffload.demo import advection as adv
 from gnnoffload.demo import memory, variants
 from gnnoffload.demo.model import advance, inputs
@@ -26,10 +27,11 @@ def main() -> None:
         256, 256
     )  # thread pools start: their stacks count
     data = memory.status()["VmData"]
+    device = device_named(job.get("device", "cpu"))
     if job.get("limit"):
-        memory.limit_data(job["limit"])
+        memory.limit(job["limit"], device)
     try:
-        result |= measure(job)
+        result |= measure(job, device)
         result["finished"] = True
     except (RuntimeError, MemoryError) as error:
         if not job.get("limit"):
@@ -38,21 +40,23 @@ def main() -> None:
         result["error"] = str(error).strip().splitlines()[0]
     hwm = result.pop("hwm", None) or memory.status()["VmHWM"]
     result |= {"baseline_bytes": baseline, "baseline_data_bytes": data}
-    result["peak_resident_bytes"] = hwm - baseline
+    on_device = result.pop("device_peak", None)
+    result["peak_resident_bytes"] = on_device or hwm - baseline
     print("result " + json.dumps(result), flush=True)
 
 
-def measure(job: dict) -> dict:
+def measure(job: dict, device: torch.device) -> dict:
     """A first step (gradients to a file), `steps` timed ones, then a counting one."""
     variant = job["variant"]
     mesh = icosphere(job["level"])
-    model = variants.build(variant, job["width"], job["layers"])
+    model = variants.build(variant, job["width"], job["layers"]).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     (wind, edges), now, later = data(mesh)
-    graph = mesh.edge_index
+    wind, edges, now, later = (t.to(device) for t in (wind, edges, now, later))
+    graph = mesh.edge_index.to(device)
     if variant != "stock":
         graph = Graph(graph, (mesh.num_nodes, mesh.num_nodes))
-    around = variants.context(variant, job.get("budget"), job.get("spill_dir"))
+    around = variants.context(variant, job.get("budget"), job.get("spill_dir"), device)
     held = EngineTrace(around) if variant == "offload" else None
     if held:
         held.watch(model)
@@ -69,10 +73,11 @@ def measure(job: dict) -> dict:
         begin = time.monotonic()
         loss = step()
         if k == 0:
-            np.save(job["gradients"], variants.gradients(model).numpy())
+            np.save(job["gradients"], variants.gradients(model).cpu().numpy())
             first_loss = loss
         optimizer.step()
         optimizer.zero_grad()
+        wait_for(device)
         end = time.monotonic()
         seconds.append(end - begin)
         windows.append((begin, end))
@@ -80,6 +85,7 @@ def measure(job: dict) -> dict:
 
     result = {
         "hwm": memory.status()["VmHWM"],
+        "device_peak": memory.device_peak(device),
         "first_step_seconds": seconds[0],
         "seconds_per_step": float(np.median(seconds[1:])) if job["steps"] else None,
         "windows": windows,

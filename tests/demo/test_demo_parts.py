@@ -1,5 +1,6 @@
 """Pieces of the demonstration: variants, counters, options, sentences."""
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from gnnoffload import Graph, demo
-from gnnoffload.demo import memory, table, variants
+from gnnoffload.demo import memory, offload_peers, run, table, variants
 from gnnoffload.demo.advection import tilted
 from gnnoffload.demo.model import advance
 from gnnoffload.demo.skill import TILT, Plan, rollout, train
@@ -93,7 +94,7 @@ def test_limit_stops_a_process():
         (["--budget", "banana"], "banana"),
         (["--budget", "-1"], "-1"),
         (["--spill-dir", "/nope"], "/nope"),
-        (["--device", "cuda"], "only cpu works"),
+        (["--device", "banana"], "--device: must be cpu, cuda or cuda:N"),
         (["--level", "0"], "--level: must be 1 to 9, got 0"),
         (["--steps", "0"], "--steps: must be"),
     ],
@@ -140,7 +141,7 @@ def found(**offload):
         "limited": {"plain": {"finished": False, "error": "no memory"}},
         "limit": 2**30,
         "file_system": "ext4",
-        "settings": {"spill_dir": "/var/tmp"},
+        "settings": {"spill_dir": "/var/tmp", "device": "cpu"},
     }
 
 
@@ -150,6 +151,42 @@ def test_sentences_say_what_is():
     assert "slower than checkpointing every block: 1.20x" in said
     assert "bit for bit" in said and "direct I/O" in said
     assert "plain was stopped: no memory" in said
+
+
+def test_sentences_on_cuda_name_the_device():
+    rows = found()
+    rows["settings"] = {"spill_dir": None, "device": "cuda:0"}
+    said = " ".join(table.sentences(rows))
+    assert "allocated on cuda:0" in said and "VmHWM" not in said
+    assert "page-locked" in said and "Spill file" not in said
+    assert "of the device's memory for torch, plain was stopped" in said
+
+
+def test_cuda_adds_how_others_offload():
+    on_cpu = [name for name, *_ in run.measured(run.Settings())]
+    on_cuda = [
+        variant for _, variant, *_ in run.measured(run.Settings(device="cuda:0"))
+    ]
+    assert "offload 1/2" in on_cpu and not set(on_cpu) & set(offload_peers.PEERS)
+    assert on_cuda[-3:] == ["save_on_cpu", "slide", "slide_async"]
+
+
+@pytest.mark.parametrize("name", ["save_on_cpu", "slide"])
+def test_peers_change_no_gradient(name):
+    def gradients(context):
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 1)
+        model = torch.nn.Sequential(*layers)
+        with context:
+            loss = model(torch.randn(16, 8)).exp().sum()
+        loss.backward()
+        return [p.grad for p in model.parameters()]
+
+    plain = gradients(contextlib.nullcontext())
+    moved = gradients(offload_peers.peer(name, torch.device("cpu")))
+    assert all(map(torch.equal, plain, moved))
+    with pytest.raises(ValueError, match="no streams on the CPU"):
+        offload_peers.peer("slide_async", torch.device("cpu"))
 
 
 def test_sentences_admit():
