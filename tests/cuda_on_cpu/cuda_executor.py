@@ -123,6 +123,7 @@ def build(name, kernels, *, flags=(), sanitize=HOOKS, program=None):
     core = [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("csrc/core/*.c"))]
     own = [] if sanitize == HOOKS else [sanitize]
     jobs = [(CXX, [*KERNEL_FLAGS, sanitize, *flags], k) for k in kernels]
+    own += [flag for flag in flags if flag.startswith("-DEXEC_")]
     jobs += [(CXX, [*EXECUTOR_FLAGS, *own], source) for source in relative]
     jobs += [(CC, [*C_FLAGS, *own], source) for source in core]
     if program:

@@ -25,7 +25,7 @@ static char *new_stack() {
     return p + page;
 }
 
-#if defined(__x86_64__)
+#if !defined(EXEC_UCONTEXT)
 /* Callee-saved registers go onto the old stack, and come from the new one. */
 extern "C" void exec_swap(void **save_sp, void *sp);
 asm(R"(

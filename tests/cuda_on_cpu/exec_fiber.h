@@ -9,7 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) && !defined(EXEC_UCONTEXT) // a test defines it anywhere
+#define EXEC_UCONTEXT
+#endif
+#if defined(EXEC_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -19,7 +22,7 @@ enum { FIBER_STACK = 1 << 16 };
 
 struct Fiber {
     char *stack = nullptr; // [FIBER_STACK], a page without access below it
-#if defined(__x86_64__)
+#if !defined(EXEC_UCONTEXT)
     void *sp = nullptr;
 #else
     ucontext_t context;

@@ -12,7 +12,7 @@ from graph_cases import GRAPHS
 
 sys.path.append(str(Path(__file__).parents[1] / "cuda_on_cpu"))
 
-ON_BOTH = {"test_spmm_values", "test_spmm_exact", "test_spmm_bound"}
+ON_BOTH = {"test_spmm_values", "test_spmm_exact", "test_spmm_bound", "test_properties"}
 
 
 def pytest_generate_tests(metafunc):

@@ -41,7 +41,7 @@ def test_order(case):
 
 
 @pytest.mark.filterwarnings("ignore:gnnoffload. 20 edge_index")
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     graphs(),
     st.integers(0, 70),
