@@ -11,14 +11,15 @@ export TORCH TORCH_INDEX PYTHON VENV CC V
 
 PY := "$(VENV)/bin/python"
 PYTEST := $(PY) -m pytest -q
-C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] csrc/cuda/*.cu csrc/cuda/*.cuh tests/c/*.[ch] tests/sim/*.h tests/*/*.cpp tests/cuda_on_cpu/*.h \
+C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] csrc/cuda/*.cu csrc/cuda/*.cuh tests/c/*.[ch] tests/faults/*.c tests/sim/*.h tests/*/*.cpp tests/cuda_on_cpu/*.h \
     tests/cuda_on_cpu/*.cu)
 OP ?=
+TSAN_TESTS := test_link_file test_link_file_faults test_link_ram test_offload_schedules
 # Threads that wait should not spin: tests and copies share the cores with them.
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check ctest mutants arm bench race-demo gpu-day fmt lint compat build \
+.PHONY: help demo test check ctest asan tsan mutants arm bench race-demo gpu-day fmt lint compat build \
     venv clean
 
 help: ## this list
@@ -37,6 +38,13 @@ check: build lint ctest ## before each commit: format, lint, C tests, fast tests
 
 ctest: ## C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory -s -O -j"$$(nproc)" -f tests/c/ctest.mk
+
+asan: venv ## tests of ops and offload with a sanitized extension (5 to 15 minutes)
+	$(Q)tests/sanitize/asan.sh $(PY) $(ARGS)
+
+tsan: ## C tests of the links, the engine and the kernels' threads under ThreadSanitizer
+	$(Q)$(MAKE) --no-print-directory -s -j"$$(nproc)" -f tests/c/ctest.mk \
+	    SANITIZE=thread T="$(or $(T),$(TSAN_TESTS))"
 
 mutants: build ## test the tests: build each known mistake, some test must fail
 	$(Q)nice -n 5 $(PY) tests/mutants/run_mutants.py $(ARGS)

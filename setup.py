@@ -142,8 +142,8 @@ def flags_from_switches():
     if switch("GNNOFFLOAD_DEBUG"):
         compile_flags += ["-O0", "-g", "-UNDEBUG"]
     if switch("GNNOFFLOAD_SANITIZE"):
-        sanitizers = ["-fsanitize=address,undefined"]
-        compile_flags += [*sanitizers, "-g", "-fno-omit-frame-pointer"]
+        sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        compile_flags += [*sanitizers, "-O1", "-g", "-fno-omit-frame-pointer"]
         link_flags += sanitizers
     if switch("GNNOFFLOAD_WERROR"):
         compile_flags += ["-Werror"]
@@ -199,7 +199,10 @@ class build_ext(_build_ext):
 
     def finalize_options(self):
         super().finalize_options()
-        self.build_temp = "build/objects"  # one place for wheels, editable and in-place
+        # one place for wheels, editable and in-place
+        self.build_temp = "build/objects"
+        if switch("GNNOFFLOAD_SANITIZE"):
+            self.build_temp = "build/objects-asan"  # not to compile all at each turn
 
     def build_extension(self, ext):
         self.include_dirs = [
@@ -248,9 +251,14 @@ class build_ext(_build_ext):
             host = ["-O3", "-std=c++17", "-Xcompiler", CUDA_HOST_FLAGS]
             return [cuda.nvcc, *host, *cuda.arch_flags(), "-Icsrc", *defines]
         includes = ["-I" + path for path in (*ext.include_dirs, *self.include_dirs)]
+        lighter = []
+        if switch("GNNOFFLOAD_SANITIZE") and source.endswith("_cpu.c"):
+            # the row templates: these take minutes to compile, as in tests/c/ctest.mk
+            lighter = ["-g0", "-fno-sanitize=null,object-size,alignment"]
         return [
             *self.compiler.compiler_so,
             *ext.extra_compile_args,
+            *lighter,
             *includes,
             *defines,
         ]

@@ -128,6 +128,7 @@ int gnn_settle(gnn_engine_object *self, gnn_settle_mode mode) {
         gnn_status status = gnn_engine_next(self->engine, &action);
         if (status != GNN_OK) {
             if (mode == GNN_PACKING && self->raise_on_full) {
+                gnn_engine_take_warning(self->engine); // the exception says it
                 gnn_raise(status);
                 return -1;
             }
