@@ -1,13 +1,15 @@
 import pytest
 from cuda_executor import Library, build
 
-SOURCE = "tests/cuda_on_cpu/{}_kernels.cu"
+SOURCES = {
+    "right": [f"tests/cuda_on_cpu/{name}_kernels.cu" for name in ("right", "golden")],
+    "wrong": ["tests/cuda_on_cpu/wrong_kernels.cu"],
+}
 
 
 @pytest.fixture(scope="session")
 def libraries():
-    kinds = ("right", "wrong")
-    return {kind: Library(build(kind, [SOURCE.format(kind)])) for kind in kinds}
+    return {kind: Library(build(kind, sources)) for kind, sources in SOURCES.items()}
 
 
 @pytest.fixture(params=["assembly", pytest.param("ucontext", marks=pytest.mark.slow)])
@@ -16,7 +18,7 @@ def right(request, libraries):
     library = libraries["right"]
     if request.param == "ucontext":
         flags = ["-DEXEC_UCONTEXT"]
-        library = Library(build("right", [SOURCE.format("right")], flags=flags))
+        library = Library(build("right", SOURCES["right"], flags=flags))
     yield library
     library.reset()
 

@@ -6,13 +6,9 @@ import re
 import pytest
 import torch
 from cuda_executor import HERE, Memory, Refused
+from golden import DTYPES, KINDS, on_executor
 
 LANES = torch.arange(32)
-KINDS = ["__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync"]
-DTYPES = [
-    *[torch.float32, torch.float64, torch.bfloat16, torch.float16],
-    *[torch.int32, torch.int64],
-]
 
 
 def call(library, function, inputs, shape, dtype, *args):
@@ -26,14 +22,8 @@ def call(library, function, inputs, shape, dtype, *args):
 
 
 def shuffle(library, x, kind, argument, width):
-    dtype = ctypes.c_int(DTYPES.index(x.dtype))
-    with Memory(library) as memory:
-        source = memory.input("x", x)
-        address, y = memory.output("y", x.shape, x.dtype)
-        pointers = map(ctypes.c_void_p, (source, address))
-        numbers = map(ctypes.c_int, (KINDS.index(kind), argument, width))
-        library.call("shuffle", dtype, *pointers, *numbers)
-        return y.clone()
+    args = (KINDS.index(kind), argument, width, DTYPES.index(x.dtype))
+    return on_executor(library, "shuffle", x, x.shape, x.dtype, args)
 
 
 def by_the_manual(kind, argument, width):
@@ -201,5 +191,7 @@ def test_collectives_are_those_of_the_header():
     """Every collective of executor.h is in a test of a result or of an error."""
     header = (HERE / "executor.h").read_text()
     names = re.findall(r'X\(\w+, "(\w+)"\)', header)
-    tests = "".join((HERE / f"{f}_kernels.cu").read_text() for f in ("right", "wrong"))
+    tests = "".join(
+        (HERE / f"{f}_kernels.cu").read_text() for f in ("golden", "right", "wrong")
+    )
     assert len(names) == 9 and all(f"{name}(" in tests for name in names)
