@@ -121,11 +121,11 @@ static void gine_vjp_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_out
     "SymInt n_rows, SymInt n_cols"
 
 const struct torch_op_definition torch_ops_gine[] = {
-    {"gine(Tensor x, Tensor edge, " GRAPH ") -> Tensor", "gine", gine_kernel},
+    {"gine(Tensor x, Tensor edge, " GRAPH ") -> Tensor", "gine", gine_kernel, false},
     {"gine_jvp(Tensor x, Tensor edge, Tensor dx, Tensor dedge, " GRAPH ") -> Tensor",
-     "gine_jvp", gine_jvp_kernel},
+     "gine_jvp", gine_jvp_kernel, false},
     {"gine_vjp(Tensor grad, Tensor x, Tensor edge, " GRAPH
      ", bool wants_x, bool wants_edge) -> (Tensor, Tensor)",
-     "gine_vjp", gine_vjp_kernel},
-    {NULL, NULL, NULL},
+     "gine_vjp", gine_vjp_kernel, false},
+    {NULL, NULL, NULL, false},
 };
