@@ -13,11 +13,13 @@ from graph_cases import GRAPHS
 sys.path.append(str(Path(__file__).parents[1] / "cuda_on_cpu"))
 
 ON_BOTH = {"test_spmm_values", "test_spmm_exact", "test_spmm_bound", "test_properties"}
+LONG_THERE = {"test_hub", "test_order"}  # lane by lane; or without a kernel
 
 
 def pytest_generate_tests(metafunc):
     if metafunc.module.__name__ in ON_BOTH:
-        devices = ["cpu", "cuda_on_cpu"]
+        slow = pytest.mark.slow if metafunc.function.__name__ in LONG_THERE else ()
+        devices = ["cpu", pytest.param("cuda_on_cpu", marks=slow)]
         metafunc.parametrize("device", devices, indirect=True, scope="module")
 
 
