@@ -10,6 +10,7 @@ from cuda_executor import (
     KERNEL_FLAGS,
     ROOT,
     CompileError,
+    NoToolkit,
     compile_one,
     run,
     toolkit_include,
@@ -62,6 +63,18 @@ def test_name_does_not_compile(tmp_path, statement):
 def test_other_memory_does_not_compile(tmp_path, kind):
     with pytest.raises(CompileError, match=kind):
         compile_text(tmp_path, SOURCE.replace("__device__", kind))
+
+
+def test_without_the_headers_a_person_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: tmp_path)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    with pytest.raises(NoToolkit, match="pip install nvidia-cuda-runtime"):
+        toolkit_include.__wrapped__()
+    include = tmp_path / "nvidia" / "cu13" / "include"
+    include.mkdir(parents=True)
+    (include / "cuda_fp16.h").touch()
+    assert toolkit_include.__wrapped__() == include
 
 
 KERNELS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cuda/*.cu"))

@@ -14,6 +14,8 @@ from cuda_ops import Call, ops_library, run_sddmm, run_spmm
 
 import gnnoffload as go
 
+pytestmark = pytest.mark.law(1, 2)
+
 DTYPES = cuda_ops.DTYPES
 NONE = torch.empty(0)
 FMA = ("-mfma", "-ffp-contract=fast", "-fexpensive-optimizations")

@@ -1,6 +1,6 @@
 """The graphs of the op tests, and the device that runs the kernels.
 
-In the modules named here every test runs twice: on the CPU kernels, and with the CUDA
+The modules and tests named here run twice: on the CPU kernels, and with the CUDA
 kernels in their place, lane by lane in tests/cuda_on_cpu.
 """
 
@@ -12,12 +12,15 @@ from graph_cases import GRAPHS
 
 sys.path.append(str(Path(__file__).parents[1] / "cuda_on_cpu"))
 
-ON_BOTH = {"test_spmm_values", "test_spmm_exact", "test_spmm_bound", "test_properties"}
+ON_BOTH = {
+    *("test_spmm_values", "test_spmm_exact", "test_spmm_bound", "test_properties"),
+    *("test_spmm_twice_differentiable", "test_sddmm_twice_differentiable"),
+}
 LONG_THERE = {"test_hub", "test_order"}  # lane by lane; or without a kernel
 
 
 def pytest_generate_tests(metafunc):
-    if metafunc.module.__name__ in ON_BOTH:
+    if ON_BOTH & {metafunc.module.__name__, metafunc.function.__name__}:
         slow = pytest.mark.slow if metafunc.function.__name__ in LONG_THERE else ()
         devices = ["cpu", pytest.param("cuda_on_cpu", marks=slow)]
         metafunc.parametrize("device", devices, indirect=True, scope="module")
