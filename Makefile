@@ -19,8 +19,8 @@ TSAN_TESTS := test_link_file test_link_file_faults test_link_ram test_offload_sc
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check ctest asan tsan mutants arm bench race-demo gpu-day fmt lint compat build \
-    venv clean
+.PHONY: help demo test check ctest asan tsan mutants arm bench race-demo gpu-day fmt \
+    lint compat build venv clean nightly
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | \
@@ -51,6 +51,9 @@ mutants: build ## test the tests: build each known mistake, some test must fail
 
 arm: ## C tests for 64-bit Arm under qemu-user, pages of 4 KiB and 64 KiB
 	$(Q)tools/arm.sh
+
+nightly: build ## everything slow: mutants, Arm, seeds, valgrind, threads, a fuzzer
+	$(Q)tools/nightly.sh
 
 bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload|mlp-sweep
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)

@@ -3,6 +3,9 @@
 A test names the laws it proves: `@pytest.mark.law(4)`, `@pytest.mark.law(4, 6)`. A C
 test names them in a comment, `law: 8`, and counts when `make ctest` has passed it in
 this run (GNNOFFLOAD_CTEST_RESULTS, set by `make test`).
+
+With GNNOFFLOAD_STRICT_SKIPS=1, as in CI, a skipped test fails the run unless its reason
+is in ALLOWED_SKIPS: what was meant to be proved and was not must be known.
 """
 
 import os
@@ -25,6 +28,16 @@ LAWS = {
     10: "malformed input gets a named exception before any kernel",
     11: "a fallback is never silent",
 }
+ALLOWED_SKIPS = (  # beginnings of reasons
+    "no nvcc on PATH",  # the kernels still run, in tests/cuda_on_cpu
+    "built with CUDA",  # the other half of a pair of tests
+    "there is a CUDA device",
+    "this machine has a driver",
+    "this file system has no direct I/O",
+    "this processor has no fused multiply-add",
+    "not a git checkout",
+)
+skipped = []  # (place, reason) of skips that are not allowed
 outcomes = defaultdict(Counter)  # law -> {(file, "passed" | "failed"): tests}
 
 
@@ -47,7 +60,24 @@ def pytest_collection_modifyitems(items):
         item.user_properties.append(("laws", sorted(laws_of(item))))
 
 
+def note_skip(report):
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        if not reason.startswith(ALLOWED_SKIPS):
+            skipped.append((report.nodeid, reason))
+
+
+def pytest_collectreport(report):
+    note_skip(report)
+
+
+def pytest_sessionfinish(session):
+    if skipped and os.environ.get("GNNOFFLOAD_STRICT_SKIPS") == "1":
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_runtest_logreport(report):
+    note_skip(report)
     if report.when == "call" or report.failed:
         path = report.location[0]
         for law in dict(report.user_properties).get("laws", ()):
@@ -67,6 +97,10 @@ def count_c_tests(results):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if skipped and os.environ.get("GNNOFFLOAD_STRICT_SKIPS") == "1":
+        terminalreporter.section("skips that are not allowed")
+        for place, reason in skipped:
+            terminalreporter.write_line(f"{place}: {reason}", red=True)
     results = os.environ.get("GNNOFFLOAD_CTEST_RESULTS")
     if not results:
         return

@@ -11,12 +11,14 @@ RUN := qemu-aarch64 $(if $(PAGE),-p $(PAGE)) -L /usr/aarch64-linux-gnu
 OUT := build/ctest-arm
 else
 SANITIZE ?= address,undefined
-OUT := build/ctest$(if $(filter thread,$(SANITIZE)),-thread)
+OUT := build/ctest$(patsubst %,-%,$(filter thread none,$(SANITIZE)))
 endif
 CC ?= cc
+FASTER := -fno-sanitize=null,object-size,alignment
+CHECKS := $(patsubst %,-fsanitize=%,$(filter-out none,$(SANITIZE)))
 CFLAGS := -std=c11 -O1 -g -fexceptions -Wall -Wextra -Wpedantic -Wshadow -Wconversion \
     -Wstrict-prototypes -ffp-contract=fast -fno-omit-frame-pointer \
-    -fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
+    $(CHECKS) $(if $(CHECKS),-fno-sanitize-recover=all) \
     $(if $(filter 1,$(GNNOFFLOAD_WERROR)),-Werror)
 LIMIT ?= 120
 CPPFLAGS := -D_GNU_SOURCE -Icsrc -Itests/c
@@ -38,14 +40,14 @@ $(TESTS): %: $(OUT)/%
 	@GNN_TEST_PAGE=$(PAGE) timeout $(LIMIT) $(RUN) $(OUT)/$@ && touch $(OUT)/$@.ok
 
 $(OUT)/test_%: $(OUT)/test_%.o $(OBJECTS) $(HELPERS)
-	@$(CC) -fsanitize=$(SANITIZE) -Wl,--wrap=sysconf $^ -lpthread -ldl -lm -o $@
+	@$(CC) $(CHECKS) -Wl,--wrap=sysconf $^ -lpthread -ldl -lm -o $@
 
 $(OUT)/%.o: %.c tests/c/ctest.mk | $(OUT)
 	@echo "  CC   $<"
 	@$(CC) $(CFLAGS) $(CPPFLAGS) -MMD -c $< -o $@
 
 # The row templates: debug symbols and these three checks take a minute more to compile.
-$(OUT)/%_cpu.o: CFLAGS += -g0 -fno-sanitize=null,object-size,alignment
+$(OUT)/%_cpu.o: CFLAGS += -g0 $(if $(CHECKS),$(FASTER))
 
 $(OUT):
 	@mkdir -p $@
