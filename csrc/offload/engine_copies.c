@@ -179,10 +179,12 @@ bool gnn_engine_is_ordered(const gnn_engine *e) {
 bool gnn_engine_is_captured(gnn_engine *e, gnn_stream stream) {
     bool captured = false;
     if (e->link && e->link->ops->capturing) {
-        gnn_status status = e->link->ops->capturing(e->link, stream, &captured);
-        return captured || status != GNN_OK; // then nothing can be asked either
+        // A question that fails is no answer: the next call to the device says why.
+        if (e->link->ops->capturing(e->link, stream, &captured) != GNN_OK) {
+            return false;
+        }
     }
-    return false;
+    return captured;
 }
 
 void gnn_engine_see(gnn_engine *e, gnn_stream stream) {

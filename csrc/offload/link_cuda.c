@@ -8,7 +8,8 @@
  * Puts into a slot used before follow its earlier puts by being on one stream.
  *
  * A failed question about a copy, or a copy whose end could not be recorded, is a fault
- * of the device: its text is kept and every later wait returns it.
+ * of the device: its text is kept and every later wait returns it. No copy is under way
+ * then: the link waits for that first, the one time that it waits with its mutex.
  */
 #include "offload/link.h"
 
@@ -70,10 +71,33 @@ static gnn_status is_working(const cuda_link *link) {
     return GNN_OK;
 }
 
+/* Before memory goes. A wait that fails alone is asked again in another way; after a
+ * fault of the device both fail at once, and nothing runs then. */
+static void wait_for_lanes(cuda_link *link) {
+    for (int l = 0; l < 2; l++) {
+        if (link->api->stream_wait(link->device, link->lanes[l].stream) != GNN_OK) {
+            link->api->device_wait(link->device);
+        }
+    }
+}
+
+/* A call about a copy failed, and the caller will give up the memory that the copy
+ * reads or writes. So the host waits until none is under way; the message stays. */
+static gnn_status come_to_rest(cuda_link *link, gnn_status status) {
+    char text[sizeof link->fault];
+    if (status != GNN_EDEVICE) {
+        return status;
+    }
+    snprintf(text, sizeof text, "%s", gnn_message());
+    wait_for_lanes(link);
+    return gnn_fail(status, "%s", text);
+}
+
 /* What cannot be known any more is a fault; the first one is kept. */
 static gnn_status note_fault(cuda_link *link, gnn_status status) {
     if (status == GNN_EDEVICE && !link->fault[0]) {
         snprintf(link->fault, sizeof link->fault, "%s", gnn_message());
+        return come_to_rest(link, status);
     }
     return status;
 }
@@ -267,7 +291,7 @@ static gnn_status issue(cuda_link *link, const request *copy, gnn_ticket *ticket
     status = gnn_lane_end(lane, begin, copy->probe ? -1 : bytes, &number);
     if (status != GNN_OK) { // a copy under way of which nobody can tell when it ends
         snprintf(link->fault, sizeof link->fault, "%s", gnn_message());
-        return gnn_fail(GNN_EDEVICE, "%s", link->fault);
+        return come_to_rest(link, gnn_fail(GNN_EDEVICE, "%s", link->fault));
     }
     *ticket = ticket_of(copy->out, number);
     return GNN_OK;
@@ -319,8 +343,8 @@ static gnn_status order_after(cuda_link *link, gnn_ticket ticket, gnn_stream str
     if (!flight) {
         return GNN_OK; // ended: what comes later comes after it
     }
-    return gnn_stalls_wait(&link->stalls, stream,
-                           gnn_events_get(&link->clocks, flight->end), ticket & 1);
+    gnn_cuda_event end = gnn_events_get(&link->clocks, flight->end);
+    return come_to_rest(link, gnn_stalls_wait(&link->stalls, stream, end, ticket & 1));
 }
 
 static gnn_status order(gnn_link *self, gnn_ticket ticket, gnn_stream stream) {
@@ -419,16 +443,6 @@ static gnn_status probe(cuda_link *link, bool out, gnn_slot slot, void *near,
     mark_free(&link->link, to);
     *rate = (double)(PROBES * slot.bytes) / (seconds > 1e-9 ? seconds : 1e-9);
     return status;
-}
-
-/* Before memory goes. A wait that fails alone is asked again in another way; after a
- * fault of the device both fail at once, and nothing runs then. */
-static void wait_for_lanes(cuda_link *link) {
-    for (int l = 0; l < 2; l++) {
-        if (link->api->stream_wait(link->device, link->lanes[l].stream) != GNN_OK) {
-            link->api->device_wait(link->device);
-        }
-    }
 }
 
 static gnn_status measure(gnn_link *self, int64_t bytes, double *rate_out,

@@ -1,6 +1,7 @@
 """Builds the simulator, with or without the C library under test in it. Cached.
 
-The cache is build/sim/<hash of everything that went in>/.
+Objects are kept under the hash of everything that went in, in build/objects/sim, the
+libraries in build/sim.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 C_FLAGS = ["-std=c11", "-fexceptions", "-Wall", "-Wextra"]
 CPP_FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
-COMMON = ["-O1", "-g", "-fPIC", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc'}", f"-I{HERE}"]
+OBJECTS = ROOT / "build" / "objects" / "sim"
+COMMON = ["-O1", "-g", "-fPIC", "-D_GNU_SOURCE", "-Icsrc", "-Itests/sim"]
 SIM = ["checker.cpp", "machine.cpp", "api.cpp", "allocator.cpp", "program.cpp"]
 
 
@@ -29,32 +31,41 @@ def build(name, sources, flags=(), libraries=("-lpthread", "-ldl", "-lm")):
     """Compiles C and C++ sources into one shared library; returns its path."""
     sources = [path for path in sources if "cuda_runtime" not in path.name]
     headers = sorted([*(ROOT / "csrc").rglob("*.h"), *HERE.glob("*.h")])
-    key = hashlib.sha256(repr((COMMON, C_FLAGS, CPP_FLAGS, flags)).encode())
-    for path in [*sources, *headers]:
-        key.update(path.name.encode() + path.read_bytes())
-    folder = ROOT / "build" / "sim" / key.hexdigest()[:16]
-    target = folder / name
-    if target.exists():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def compile_one(path):
-        cpp = path.suffix == ".cpp"
-        compiler = os.environ.get("CXX", "g++") if cpp else os.environ.get("CC", "cc")
-        out = folder / (path.stem + ".o")
-        own = CPP_FLAGS if cpp else C_FLAGS
-        run([compiler, *own, *COMMON, *flags, "-c", str(path), "-o", str(out)])
-        return str(out)
-
+    shared = hashlib.sha256(repr((COMMON, C_FLAGS, CPP_FLAGS, flags)).encode())
+    for path in headers:
+        shared.update(path.name.encode() + path.read_bytes())
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, sources))
-    partial = folder / f"{name}.{os.getpid()}"  # two test runs may build at once
-    run(["g++", "-shared", *objects, *libraries, "-o", str(partial)])
-    partial.rename(target)
+        objects = list(pool.map(lambda path: compile_one(path, shared, flags), sources))
+    key = hashlib.sha256(repr(objects).encode()).hexdigest()[:16]
+    target = ROOT / "build" / "sim" / key / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        put_in_place(["g++", "-shared", *objects, *libraries], target)
     return target
 
 
+def compile_one(path, shared, flags):
+    """The object of one source, from the cache where it is there."""
+    key = shared.copy()
+    key.update(path.name.encode() + path.read_bytes())
+    target = OBJECTS / f"{path.stem}-{key.hexdigest()[:16]}.o"
+    if not target.exists():
+        OBJECTS.mkdir(parents=True, exist_ok=True)
+        cpp = path.suffix == ".cpp"
+        compiler = os.environ.get("CXX", "g++") if cpp else os.environ.get("CC", "cc")
+        own = CPP_FLAGS if cpp else C_FLAGS
+        put_in_place([compiler, *own, *COMMON, *flags, "-c", str(path)], target)
+    return str(target)
+
+
+def put_in_place(command, target):
+    """Runs `command -o target` so that another test run sees all of it or nothing."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    run([*command, "-o", str(partial)])
+    partial.rename(target)
+
+
 def run(command):
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
