@@ -1,8 +1,8 @@
 """Every CUDA call of a training step fails once: the step is right or says why not.
 
-One loop over n: the n-th call since the engine was opened fails, a whole step runs, then
-the same step again with nothing armed. Either gradients are plain torch's, or the
-exception names the call and CUDA's error; nothing hangs, and everything is given back.
+One loop over n: the n-th call since the engine was opened fails, a whole step runs,
+then the same step again with nothing armed. Either gradients are plain torch's, or
+the exception names the call and CUDA's error; nothing hangs, all is given back.
 """
 
 import gc
