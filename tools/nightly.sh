@@ -17,11 +17,6 @@ ctest() {
     make --no-print-directory -s -O -k -j"$(nproc)" -f tests/c/ctest.mk LIMIT=1800 "$@"
 }
 
-threads() { # the tests that start some
-    local tests="test_link_ram test_link_file test_link_file_faults test_link_cuda"
-    ctest SANITIZE=thread T="$tests test_cpu_spmm test_cpu_sddmm test_cpu_gine"
-}
-
 memory() { # what only valgrind sees: values that nobody wrote
     command -v valgrind >/dev/null || { echo "sudo apt install valgrind" >&2; return 1; }
     local tests="test_core_csr test_core_fuzz test_cpu_isa test_status test_offload_engine"
@@ -53,7 +48,8 @@ else
     lane make test
     lane make arm
     lane make mutants
-    lane threads
+    lane make tsan
+    lane make asan
     lane memory
     lane seeds
     lane fuzz
