@@ -16,14 +16,14 @@
 #define VECTOR_BYTES (LANES * (int)sizeof(T))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
-/* Does DO(k, chain) for the vectors k of a tile, each a variable of its own: compilers
+/* Does DO(k) for the vectors k < n of a tile, each a variable of its own: compilers
  * keep variables in registers, but not the elements of an array. */
 #define EACH_VECTOR(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
 #define START(k) VEC acc##k = NAME(splat)(0);
-#define PREFETCH(k)                                                                     \
-    if (k < n && (k) * VECTOR_BYTES % CACHE_LINE == 0) {                                \
-        /* to L2: L1 tracks too few misses to keep up (F=64: 9 ns, not 19, an entry) */ \
-        __builtin_prefetch(soon + (k) * VECTOR_BYTES, 0, 2);                            \
+/* into L2: L1 tracks too few misses to keep up (arxiv-like F=64: 9 ns an entry, not 19) */
+#define PREFETCH(k)                                                                    \
+    if (k < n && (k) * VECTOR_BYTES % CACHE_LINE == 0) {                               \
+        __builtin_prefetch(soon + (k) * VECTOR_BYTES, 0, 2);                           \
     }
 #define ADD(k)                                                                         \
     if (k < n) {                                                                       \
