@@ -183,7 +183,8 @@ static void check_equal_rows(void) {
     drop_graph(&g);
 }
 
-/* A hub of 65,537 edges, all of whose chunks meet in one row. */
+/* A hub of 65,537 edges, all of whose chunks meet in one row. x of 257 columns is large
+ * enough for prefetches. */
 static void check_hub(void) {
     const int64_t degrees[] = {2, 65537, 0, 3}, hub_widths[] = {1, 7, 64, 257};
     graph g = make_graph(degrees, LENGTH(degrees), 5000, false, 23);
