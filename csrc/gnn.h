@@ -220,6 +220,10 @@ typedef struct gnn_gine_vjp_args {
 } gnn_gine_vjp_args;
 gnn_status gnn_gine_vjp_cpu(const gnn_gine_vjp_args *args);
 
+/* The same on a CUDA device, as gnn_spmm_cuda; scratch is gnn_spmm_cuda_scratch. */
+gnn_status gnn_gine_cuda(const gnn_gine_args *args, uint64_t stream);
+gnn_status gnn_gine_vjp_cuda(const gnn_gine_vjp_args *args, uint64_t stream);
+
 /* The instruction set the CPU kernels use: "avx512", "avx2", "neon", "c". Picked once;
  * the environment variable GNNOFFLOAD_ISA forces one that the machine has. */
 const char *gnn_isa_text(void);

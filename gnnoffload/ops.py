@@ -147,8 +147,6 @@ def gine(graph, x, edge, *, size=None) -> Tensor:
     """
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, x, x)
-    if not graph._is_cpu:
-        raise NotImplementedError(f"gine: no kernel for {graph.device} yet")
     if not _is_matrix(x, graph._n_src, graph):
         raise _matrix_error("gine", "x", x, graph, graph._n_src, "source")
     if not _is_matrix(edge, graph._n_edges, graph):

@@ -22,3 +22,13 @@ gnn_status gnn_sddmm_cuda(const gnn_sddmm_args *args, uint64_t stream) {
     (void)args, (void)stream;
     return not_built("sddmm");
 }
+
+gnn_status gnn_gine_cuda(const gnn_gine_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("gine");
+}
+
+gnn_status gnn_gine_vjp_cuda(const gnn_gine_vjp_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("gine_vjp");
+}

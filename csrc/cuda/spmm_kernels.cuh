@@ -16,6 +16,8 @@
 
 #include "cuda/lanes.cuh"
 
+#include <inttypes.h>
+
 enum {
     SPMM_WINDOW = 128, // units; at most one heavy row starts in a window, as its last
     SPMM_CHUNK = GNN_CUDA_CHUNK,
@@ -161,7 +163,9 @@ template <typename T, bool WIDE> struct spmm_row {
             narrow(scale * total[k], &out.at[k]);
             total[k] = 0;
         }
-        columns.store(s.y + (item.row + row) * s.n_features, out);
+        if (s.y != NULL) { // gine's gradient of the edges alone
+            columns.store(s.y + (item.row + row) * s.n_features, out);
+        }
     }
 };
 
@@ -265,6 +269,66 @@ __global__ void __launch_bounds__(GNN_BLOCK_THREADS, GNN_BLOCKS_AT_LEAST)
             narrow(scale * total, s.y + row * s.n_features + f);
         }
     }
+}
+
+/* --------------------------------------------------------------- launches, for gine too */
+
+/* What rows, items and their sums need; x and scales are left to the caller. */
+template <typename T>
+static inline spmm_view<T> spmm_view_of(const gnn_csr *a, int64_t n_features,
+                                        void *scratch, void *y) {
+    spmm_view<T> s = {};
+    s.rowptr = a->rowptr;
+    s.col = a->col;
+    s.eid = a->eid;
+    s.eid_is_64 = a->eid_dtype == GNN_I64;
+    s.split = a->split;
+    s.n_split = a->n_split;
+    s.sums = (typename gnn_accumulator<T>::type *)scratch;
+    s.y = (T *)y;
+    s.n_rows = a->n_rows;
+    s.n_windows = (a->n_rows + a->n_edges + SPMM_WINDOW - 1) / SPMM_WINDOW;
+    s.n_features = (int)n_features;
+    return s;
+}
+
+/* Sets how lanes share a row; returns the grid of a kernel over items and slices. */
+template <typename T, bool WIDE> static inline dim3 spmm_grid(spmm_view<T> *s) {
+    enum { SIZE = gnn_pack<T, WIDE>::SIZE };
+    s->group_shift = gnn_group_shift(s->n_features, SIZE);
+    s->n_slices = (int)gnn_slice_count(s->n_features, SIZE);
+    const int64_t groups = 32 >> s->group_shift;
+    const int64_t warps = (s->n_split + s->n_windows + groups - 1) / groups;
+    return dim3(gnn_grid_x(warps), gnn_grid_y(s->n_slices));
+}
+
+/* Joins the chunks of heavy rows, if there are any and y is wanted. */
+template <typename T>
+static inline gnn_status spmm_join(const spmm_view<T> &s, gnn_cuda_stream_t stream) {
+    if (s.n_split == 0 || s.y == NULL) {
+        return GNN_OK;
+    }
+    const dim3 grid(gnn_grid_x(s.n_split), gnn_grid_y((s.n_features + 31) / 32));
+    return gnn_launch(spmm_join_kernel<T>, grid, dim3(GNN_BLOCK_THREADS), 0, stream, s);
+}
+
+/* What an op over rows needs of its sizes, for messages that begin with `op`. */
+static inline gnn_status spmm_check(const char *op, const gnn_csr *a,
+                                    int64_t n_features) {
+    int64_t bytes;
+    GNN_REQUIRE(n_features >= 0 && n_features < GNN_MAX_FEATURES, GNN_EINVAL,
+                "%s: number of features must be in [0, 2^30), got %" PRId64, op,
+                n_features);
+    // an item's entries are counted in an int
+    GNN_REQUIRE(a->n_edges < INT32_MAX || a->n_split > 0, GNN_ENOTSUP,
+                "%s: a graph of %" PRId64 " edges must have its heavy rows split", op,
+                a->n_edges);
+    GNN_REQUIRE(!__builtin_mul_overflow(a->n_rows, n_features, &bytes) &&
+                    !__builtin_mul_overflow(bytes, (int64_t)8, &bytes),
+                GNN_EGRAPH,
+                "%s: bytes of [%" PRId64 ", %" PRId64 "] must be below 2^63", op,
+                a->n_rows, n_features);
+    return GNN_OK;
 }
 
 #endif

@@ -37,6 +37,13 @@ static gnn_status message(struct torch_op *op, uint64_t first, int64_t n_x,
     return GNN_OK;
 }
 
+static gnn_status scratch_of(struct torch_op *op, const gnn_csr *a, int64_t n_features,
+                             gnn_dtype dtype, void **scratch) {
+    const int64_t bytes = op->is_cuda ? gnn_spmm_cuda_scratch(a, n_features, dtype)
+                                      : gnn_gine_scratch(a, n_features, dtype);
+    return torch_op_scratch(op, bytes, scratch);
+}
+
 /* y [n_rows, F] of x, edge and, from argument 2 on, the graph or dx, dedge, graph */
 static gnn_status sum(struct torch_op *op, bool has_tangent) {
     gnn_gine_args args = {0};
@@ -57,9 +64,8 @@ static gnn_status sum(struct torch_op *op, bool has_tangent) {
                     GNN_EINVAL, "%s: dx or dedge must be given", op->name);
     }
     GNN_TRY(torch_op_empty(op, 0, x.dtype, args.a.n_rows, args.n_features, &args.y));
-    int64_t bytes = gnn_gine_scratch(&args.a, args.n_features, args.dtype);
-    GNN_TRY(torch_op_scratch(op, bytes, &args.scratch));
-    return gnn_gine_cpu(&args);
+    GNN_TRY(scratch_of(op, &args.a, args.n_features, args.dtype, &args.scratch));
+    return op->is_cuda ? gnn_gine_cuda(&args, op->stream) : gnn_gine_cpu(&args);
 }
 
 /* gine(x, edge, graph...) -> y */
@@ -99,9 +105,8 @@ static gnn_status gine_vjp(struct torch_op *op) {
     GNN_TRY(torch_op_empty(op, 1, x.dtype, edges, args.n_features, &args.grad_edge));
     args.grad_x = wants_x ? args.grad_x : NULL;
     args.grad_edge = wants_edge ? args.grad_edge : NULL;
-    int64_t bytes = gnn_gine_scratch(&args.a, args.n_features, args.dtype);
-    GNN_TRY(torch_op_scratch(op, bytes, &args.scratch));
-    return gnn_gine_vjp_cpu(&args);
+    GNN_TRY(scratch_of(op, &args.a, args.n_features, args.dtype, &args.scratch));
+    return op->is_cuda ? gnn_gine_vjp_cuda(&args, op->stream) : gnn_gine_vjp_cpu(&args);
 }
 
 static void gine_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
@@ -121,11 +126,11 @@ static void gine_vjp_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_out
     "SymInt n_rows, SymInt n_cols"
 
 const struct torch_op_definition torch_ops_gine[] = {
-    {"gine(Tensor x, Tensor edge, " GRAPH ") -> Tensor", "gine", gine_kernel, false},
+    {"gine(Tensor x, Tensor edge, " GRAPH ") -> Tensor", "gine", gine_kernel, true},
     {"gine_jvp(Tensor x, Tensor edge, Tensor dx, Tensor dedge, " GRAPH ") -> Tensor",
-     "gine_jvp", gine_jvp_kernel, false},
+     "gine_jvp", gine_jvp_kernel, true},
     {"gine_vjp(Tensor grad, Tensor x, Tensor edge, " GRAPH
      ", bool wants_x, bool wants_edge) -> (Tensor, Tensor)",
-     "gine_vjp", gine_vjp_kernel, false},
+     "gine_vjp", gine_vjp_kernel, true},
     {NULL, NULL, NULL, false},
 };

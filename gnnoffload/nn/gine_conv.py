@@ -73,8 +73,6 @@ class GINEConv(PyGGINEConv):
             return f"edge_attr of dtype {edge_attr.dtype}"
         if self.lin is not None and not _guard.is_plain(self.lin):
             return "lin has hooks, is lazy or runs under autocast"
-        if not edge_attr.is_cpu:
-            return f"device {edge_attr.device.type}"
         return None
 
     def _check_widths(self, x, edge_attr, graph):

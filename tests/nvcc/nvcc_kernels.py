@@ -73,11 +73,13 @@ def readable(mangled):
     """spmm_items_kernel<float, wide> of a mangled name."""
     name = re.match(r"_Z\d+([a-z_]+_kernel)", mangled)[1]
     types = {"f": "float", "d": "double", "6__half": "half", "13__nv_bfloat16": "bf16"}
-    letter, wide = re.search(
-        r"kernelI(f|d|6__half|13__nv_bfloat16)(Lb[01])?", mangled
+    letter, wide, mode = re.search(
+        r"kernelI(f|d|6__half|13__nv_bfloat16)(?:Lb([01]))?E?(?:Li([0-2]))?", mangled
     ).groups()
-    form = {"Lb0": ", narrow", "Lb1": ", wide", None: ""}[wide]
-    return f"{name}<{types[letter]}{form}>"
+    words = [types[letter]]
+    words += [] if mode is None else [("sum", "jvp", "vjp")[int(mode)]]
+    words += [] if wide is None else [("narrow", "wide")[int(wide)]]
+    return f"{name}<{', '.join(words)}>"
 
 
 def all_usage():

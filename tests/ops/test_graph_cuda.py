@@ -75,7 +75,8 @@ def test_malformed_input_gets_the_core_s_exception(name, args):
 
 def test_cuda_tensors_are_served_by_these():
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    for op in ("graph_build", "graph_check", "graph_transpose", "spmm", "sddmm"):
+    products = ("spmm", "sddmm", "gine", "gine_jvp", "gine_vjp")
+    for op in ("graph_build", "graph_check", "graph_transpose", *products):
         assert has(f"gnnoffload::{op}", "CUDA")
 
 
