@@ -32,6 +32,7 @@ def attempt(net, x, engine):
         return None, error
 
 
+@pytest.mark.slow
 @pytest.mark.law(9)
 @pytest.mark.parametrize("first", range(1, STRIDE + 1))
 @pytest.mark.parametrize("error", ["cudaErrorUnknown", "cudaErrorIllegalAddress"])
