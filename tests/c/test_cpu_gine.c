@@ -5,8 +5,8 @@
 #include "cpu/isa.h"
 #include "kernel_values.h"
 
-static const int64_t widths[] = {1,  2,  3,  4,   7,   8,   31,  32,  33,
-                                 63, 64, 65, 127, 128, 129, 256, 257, 1000};
+static const int64_t widths[] = {1,  2,  3,  4,   7,   8,   31,  32, 33,
+                                 63, 64, 65, 127, 128, 129, 256, 257};
 enum { LIMIT = 3 }; // features are integers in [-LIMIT, LIMIT]
 
 /* [n, F] integers, rows `pad` elements apart from each other */

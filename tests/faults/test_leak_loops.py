@@ -50,6 +50,10 @@ def never_back_propagated():
     loss_under(engine())
 
 
+def skipped_never_back_propagated():
+    loss_under(go.offload(0, store="ram", min_bytes="1MiB"))
+
+
 def twice():
     loss = loss_under(engine())
     loss.backward(retain_graph=True)
@@ -129,6 +133,7 @@ CASES = [
     skipped,
     kept,
     never_back_propagated,
+    skipped_never_back_propagated,
     twice,
     in_forward,
     changed_in_place,
