@@ -80,12 +80,20 @@ def sanitizer(device, small):
     return command([*words, sys.executable, "-c", CHECKED], 90)
 
 
+def golden(device, small):
+    """What each device function answers, on the GPU and in the tests' executor."""
+    if device.type != "cuda":
+        raise gpu_stages.Skip("golden vectors need a CUDA device")
+    return command([sys.executable, "tests/cuda_on_cpu/golden.py"], 120)
+
+
 # name: function, seconds it may need, part of `bench --share`
 STAGES = {
     "build": (build, 60, False),
     "copies": (gpu_stages.copies, 40, True),
     "spmm": (gpu_stages.spmm, 30, True),
     "offload": (gpu_stages.offload, 120, True),
+    "golden": (golden, 40, False),
     "sanitizer": (sanitizer, 30, False),
     "tests": (tests, 120, False),
 }

@@ -1,14 +1,19 @@
 """The graphs of the op tests, and the device that runs the kernels.
 
 The modules and tests named here run twice: on the CPU kernels, and with the CUDA
-kernels in their place, lane by lane in tests/cuda_on_cpu.
+kernels in their place, lane by lane in tests/cuda_on_cpu; where there is a GPU, a third
+time on it.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from graph_cases import GRAPHS
+
+from gnnoffload import _C, _dispatch
 
 sys.path.append(str(Path(__file__).parents[1] / "cuda_on_cpu"))
 
@@ -23,6 +28,8 @@ def pytest_generate_tests(metafunc):
     if ON_BOTH & {metafunc.module.__name__, metafunc.function.__name__}:
         slow = pytest.mark.slow if metafunc.function.__name__ in LONG_THERE else ()
         devices = ["cpu", pytest.param("cuda_on_cpu", marks=slow)]
+        if torch.cuda.is_available() and _C.build_facts()["cuda"]:
+            devices.append("cuda")
         metafunc.parametrize("device", devices, indirect=True, scope="module")
 
 
@@ -32,16 +39,15 @@ def device(request):
     if device == "cpu":
         yield device
         return
-    import cuda_ops
-
-    from gnnoffload import _dispatch
-
+    ops = importlib.import_module(
+        {"cuda_on_cpu": "cuda_ops", "cuda": "gpu_ops"}[device]
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_dispatch, "spmm_op", cuda_ops.spmm)
-        patch.setattr(_dispatch, "sddmm_op", cuda_ops.sddmm)
-        before = cuda_ops.n_calls
+        patch.setattr(_dispatch, "spmm_op", ops.spmm)
+        patch.setattr(_dispatch, "sddmm_op", ops.sddmm)
+        before = ops.n_calls
         yield device
-        assert cuda_ops.n_calls > before, "no kernel ran on the executor"
+        assert ops.n_calls > before, f"no kernel ran on {device}"
 
 
 @pytest.fixture(params=GRAPHS, ids=lambda name: name.replace(" ", "-"))
