@@ -7,6 +7,7 @@ those of the manuals (test_golden.py, test_warps.py), not those of a device.
 """
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -87,8 +88,9 @@ def build_for_gpu(architecture):
     target = BUILD / "golden-gpu.so"
     command = ["nvcc", "-shared", "-std=c++17", f"-arch={architecture}", "-Icsrc"]
     options = ["-Xcompiler", "-fPIC", "--forward-unknown-to-host-linker"]
-    linked = [f"-Xlinker={path}" for path in objects]
-    run([*command, *options, SOURCE, *linked, "-o", target])
+    # nvcc does not quote for the linker: names without the folder, which may have a space
+    linked = [f"-Xlinker={os.path.relpath(path, ROOT)}" for path in objects]
+    run([*command, *options, SOURCE, *linked, "-o", os.path.relpath(target, ROOT)])
     return target
 
 
