@@ -88,7 +88,7 @@ def build_for_gpu(architecture):
     target = BUILD / "golden-gpu.so"
     command = ["nvcc", "-shared", "-std=c++17", f"-arch={architecture}", "-Icsrc"]
     options = ["-Xcompiler", "-fPIC", "--forward-unknown-to-host-linker"]
-    # nvcc does not quote for the linker: names without the folder, which may have a space
+    # nvcc does not quote for the linker: without the folder, which may have a space
     linked = [f"-Xlinker={os.path.relpath(path, ROOT)}" for path in objects]
     run([*command, *options, SOURCE, *linked, "-o", os.path.relpath(target, ROOT)])
     return target
