@@ -137,21 +137,25 @@ static void test_threads(void) {
     link->ops->close(link);
 }
 
-/* Close with copies in flight finishes them. */
+/* Close with copies in flight finishes them; the last put is long, so that its get
+ * still waits for it when the workers hear of the close. */
 static void test_close(void) {
-    gnn_link *link = open_link(64 * MIB, 2);
-    char *near = malloc(64 * (size_t)MIB), *back = calloc(64, (size_t)MIB);
-    fill(near, 64 * MIB, 3);
+    enum { SHORT = 8, LONG = 112 };
+    gnn_link *link = open_link((SHORT + LONG) * MIB, 2);
+    char *near = malloc((SHORT + LONG) * (size_t)MIB);
+    char *back = calloc(SHORT + LONG, (size_t)MIB);
+    fill(near, (SHORT + LONG) * MIB, 3);
     gnn_link_ram_hold(link, true);
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i <= SHORT; i++) {
         gnn_slot slot;
         gnn_ticket put, get;
-        CHECK(link->ops->slot_alloc(link, 3 * MIB, &slot) == GNN_OK);
-        CHECK(link->ops->put(link, slot, near + 3 * i * MIB, 0, &put) == GNN_OK);
-        CHECK(link->ops->get(link, slot, back + 3 * i * MIB, 0, put, &get) == GNN_OK);
+        int64_t bytes = i < SHORT ? MIB : LONG * MIB;
+        CHECK(link->ops->slot_alloc(link, bytes, &slot) == GNN_OK);
+        CHECK(link->ops->put(link, slot, near + i * MIB, 0, &put) == GNN_OK);
+        CHECK(link->ops->get(link, slot, back + i * MIB, 0, put, &get) == GNN_OK);
     }
     link->ops->close(link);
-    CHECK(memcmp(near, back, 48 * (size_t)MIB) == 0);
+    CHECK(memcmp(near, back, (SHORT + LONG) * (size_t)MIB) == 0);
     free(near);
     free(back);
 }
