@@ -103,41 +103,7 @@ NONE(copy_any, int device, void *to, const void *from, int64_t bytes,
      gnn_cuda_stream stream)
 #pragma GCC diagnostic pop
 
-static const gnn_cuda_api none = {
-    .runtime_version = runtime_version,
-    .driver_version = driver_version,
-    .device_count = device_count,
-    .device_name = device_name,
-    .device_pci = device_pci,
-    .device_attribute = device_attribute,
-    .device_memory = device_memory,
-    .device_in_use = device_in_use,
-    .device_wait = device_wait,
-    .stream_create = stream_create,
-    .stream_destroy = stream_destroy,
-    .stream_done = stream_done,
-    .stream_wait = stream_wait,
-    .stream_after = stream_after,
-    .stream_capturing = stream_capturing,
-    .event_create = event_create,
-    .event_destroy = event_destroy,
-    .event_record = event_record,
-    .event_done = event_done,
-    .event_wait = event_wait,
-    .event_seconds = event_seconds,
-    .host_alloc = host_alloc,
-    .host_free = host_free,
-    .host_register = host_register,
-    .host_unregister = host_unregister,
-    .device_alloc = device_alloc,
-    .device_free = device_free,
-    .managed_alloc = managed_alloc,
-    .managed_free = managed_free,
-    .pointer_device = pointer_device,
-    .copy_out = copy_out,
-    .copy_in = copy_in,
-    .copy_any = copy_any,
-};
+static const gnn_cuda_api none = {GNN_CUDA_API_ENTRIES(GNN_CUDA_API_OWN)};
 
 const gnn_cuda_api *gnn_cuda_api_none(gnn_cuda_absence absence, int driver) {
     gnn_cuda_absence_text(absence, gnn_cuda_built_version(), driver, why, sizeof why);

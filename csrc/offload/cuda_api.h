@@ -111,6 +111,44 @@ typedef struct gnn_cuda_api {
                            gnn_cuda_stream stream);
 } gnn_cuda_api;
 
+/* The entries of the table, for a file that has a function of each entry's name:
+ *     static const gnn_cuda_api table = {GNN_CUDA_API_ENTRIES(GNN_CUDA_API_OWN)}; */
+#define GNN_CUDA_API_OWN(name) .name = name,
+#define GNN_CUDA_API_ENTRIES(X)                                                        \
+    X(runtime_version)                                                                 \
+    X(driver_version)                                                                  \
+    X(device_count)                                                                    \
+    X(device_name)                                                                     \
+    X(device_pci)                                                                      \
+    X(device_attribute)                                                                \
+    X(device_memory)                                                                   \
+    X(device_in_use)                                                                   \
+    X(device_wait)                                                                     \
+    X(stream_create)                                                                   \
+    X(stream_destroy)                                                                  \
+    X(stream_done)                                                                     \
+    X(stream_wait)                                                                     \
+    X(stream_after)                                                                    \
+    X(stream_capturing)                                                                \
+    X(event_create)                                                                    \
+    X(event_destroy)                                                                   \
+    X(event_record)                                                                    \
+    X(event_done)                                                                      \
+    X(event_wait)                                                                      \
+    X(event_seconds)                                                                   \
+    X(host_alloc)                                                                      \
+    X(host_free)                                                                       \
+    X(host_register)                                                                   \
+    X(host_unregister)                                                                 \
+    X(device_alloc)                                                                    \
+    X(device_free)                                                                     \
+    X(managed_alloc)                                                                   \
+    X(managed_free)                                                                    \
+    X(pointer_device)                                                                  \
+    X(copy_out)                                                                        \
+    X(copy_in)                                                                         \
+    X(copy_any)
+
 /* Why there is no CUDA, each its own case: an old driver is not a missing GPU. */
 typedef enum gnn_cuda_absence {
     GNN_CUDA_PRESENT,

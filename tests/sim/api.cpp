@@ -533,41 +533,7 @@ static gnn_status copy_any(int device, void *to, const void *from, int64_t bytes
                       bytes, stream, !is_pinned(m, host));
 }
 
-static const gnn_cuda_api table = {
-    .runtime_version = runtime_version,
-    .driver_version = driver_version,
-    .device_count = device_count,
-    .device_name = device_name,
-    .device_pci = device_pci,
-    .device_attribute = device_attribute,
-    .device_memory = device_memory,
-    .device_in_use = device_in_use,
-    .device_wait = device_wait,
-    .stream_create = stream_create,
-    .stream_destroy = stream_destroy,
-    .stream_done = stream_done,
-    .stream_wait = stream_wait,
-    .stream_after = stream_after,
-    .stream_capturing = stream_capturing,
-    .event_create = event_create,
-    .event_destroy = event_destroy,
-    .event_record = event_record,
-    .event_done = event_done,
-    .event_wait = event_wait,
-    .event_seconds = event_seconds,
-    .host_alloc = host_alloc,
-    .host_free = host_free,
-    .host_register = host_register,
-    .host_unregister = host_unregister,
-    .device_alloc = device_alloc,
-    .device_free = device_free,
-    .managed_alloc = managed_alloc,
-    .managed_free = managed_free,
-    .pointer_device = pointer_device,
-    .copy_out = copy_out,
-    .copy_in = copy_in,
-    .copy_any = copy_any,
-};
+static const gnn_cuda_api table = {GNN_CUDA_API_ENTRIES(GNN_CUDA_API_OWN)};
 
 } // namespace sim
 
