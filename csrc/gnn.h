@@ -224,6 +224,144 @@ gnn_status gnn_gine_vjp_cpu(const gnn_gine_vjp_args *args);
 gnn_status gnn_gine_cuda(const gnn_gine_args *args, uint64_t stream);
 gnn_status gnn_gine_vjp_cuda(const gnn_gine_vjp_args *args, uint64_t stream);
 
+/* ------------------------------------------------------------------------- attention */
+
+/* Attention over the entries e = (j -> i) of each row i, for each head h:
+ *   alpha[e, h] = exp(s[e, h] - lse[i, h]),    lse[i, h] = log sum of exp(s) over row i
+ *   out[i, h, :] = sum over e of  m[e, h] * alpha[e, h] * value[e, h, :]
+ * m is the dropout factor: 0 with probability `dropout`, else 1 / (1 - dropout), a
+ * function of (seed, eid[e], h) alone (gnn_dropout_keeps). An empty row has out 0 and
+ * lse -inf. Scores s and values by kind, with f[e, h, :] a projected edge feature:
+ *   GNN_GAT    s = lrelu(score_src[j, h] + score_dst[i, h] + score_edge[eid, h])
+ *              value = v[j, h]
+ *   GNN_GATV2  s = <att[h], lrelu(v[j, h] + q[i, h] + f[e, h])>       value = v[j, h]
+ *              f = edge[eid, h], or in the kernel edge_weight^T edge_attr[eid] (D <= 16)
+ *   GNN_DOT    s = scale * <q[i, h], k[j, h] + f[e, h]>               value = v[j, h] + f
+ *              f = edge[eid, h]; or with raw attributes, never projected per edge:
+ *              s = scale * (<q[i, h], k[j, h]> + <q_edge[i, h], edge_attr[eid]>),
+ *              value = v[j, h], out_edge[i, h, :] = sum of m * alpha * edge_attr[eid]
+ * Scores, alpha, lse and every sum in the accumulator type A (double for double, else
+ * float). A score of NaN makes its row and head NaN. +inf scores: lse inf and alpha NaN.
+ *
+ * One struct for the three passes. Matrices are of dtype, [rows, H * C] unless said, rows
+ * `<name>_stride` elements apart; NULL: absent. [E, ...] in the caller's edge order.
+ * Heavy rows are cut (GNN_WORK entries, GNN_CUDA_CHUNK on CUDA) and combined in order. */
+typedef enum gnn_attention_kind { GNN_GAT, GNN_GATV2, GNN_DOT } gnn_attention_kind;
+
+typedef struct gnn_attention_args {
+    gnn_csr a; // forward's graph; its transpose in gnn_attention_src_vjp_*
+    gnn_attention_kind kind;
+    gnn_dtype dtype;
+    int64_t n_heads, n_channels, n_edge_features; // H, C, D
+    double slope, scale, dropout; // of lrelu; of DOT's scores; p in [0, 1)
+    uint64_t seed;
+
+    // operands; sources and destinations are those of forward's graph in every pass
+    const void *v, *k;                 // [n_src, H * C]; k: DOT
+    const void *q;                     // [n_dst, H * C]; GATV2, DOT
+    const void *score_src, *score_dst; // GAT: A [n_src, H], A [n_dst, H], contiguous
+    const void *score_edge;            // GAT: A [E, H], contiguous, or NULL
+    const void *att;                   // GATV2: [H * C]
+    const void *edge;                  // GATV2, DOT: [E, H * C], or NULL
+    const void *edge_attr;             // GATV2, DOT: [E, D], or NULL
+    const void *edge_weight;           // GATV2 with edge_attr: [D, H * C], contiguous
+    const void *q_edge;                // DOT with edge_attr: [n_dst, H * D], contiguous
+    int64_t v_stride, k_stride, q_stride, edge_stride, edge_attr_stride;
+
+    // forward writes these, backward reads them
+    void *out;      // [n_dst, H * C] of dtype, contiguous; backward ignores it
+    void *out_edge; // A [n_dst, H * D]; DOT with edge_attr
+    void *out_acc;  // A [n_dst, H * C]: out before rounding; forward: NULL: not wanted
+    void *lse;      // A [n_dst, H]
+
+    // backward
+    const void *grad; // [n_dst, H * C] of dtype, rows grad_stride apart
+    const void
+        *grad_edge; // A [n_dst, H * D], contiguous: gradient of out_edge, or NULL
+    int64_t grad_stride;
+    void *alpha,
+        *dscore; // A [E, H]: m * alpha, and the gradient of the scores (GAT: of
+                 // the sum inside lrelu); dst pass writes, src pass reads
+
+    // gradients, contiguous; of dtype, or A where the operand is; NULL: not wanted
+    void *d_q, *d_score_dst, *d_att, *d_edge, *d_edge_attr, *d_edge_weight; // dst pass
+    void *d_q_edge;
+    void *d_v, *d_k, *d_score_src; // src pass
+    void *scratch;                 // gnn_attention_*scratch bytes, 64-byte aligned
+} gnn_attention_args;
+
+enum { GNN_MAX_EDGE_FEATURES = 16 }; // D, of GATV2 with edge_attr
+
+/* dst pass: from v.. and out_acc, lse, grad: alpha, dscore (both always), and what hangs
+ * on destinations, edges and parameters; delta = <grad, out> replaces a pass over the
+ * edges. src pass: from alpha, dscore and the rows of destinations: what hangs on sources.
+ * Each writes every row of what it is asked for, and no atomics are used. */
+int64_t gnn_attention_scratch(const gnn_attention_args *args); // forward
+int64_t
+gnn_attention_dst_vjp_scratch(const gnn_attention_args *args); // from args' shapes
+int64_t
+gnn_attention_src_vjp_scratch(const gnn_attention_args *args); // and d_* pointers
+gnn_status gnn_attention_cpu(const gnn_attention_args *args);
+gnn_status gnn_attention_dst_vjp_cpu(const gnn_attention_args *args);
+gnn_status gnn_attention_src_vjp_cpu(const gnn_attention_args *args);
+
+/* The same on a CUDA device, as gnn_spmm_cuda. */
+int64_t gnn_attention_cuda_scratch(const gnn_attention_args *args);
+int64_t gnn_attention_dst_vjp_cuda_scratch(const gnn_attention_args *args);
+int64_t gnn_attention_src_vjp_cuda_scratch(const gnn_attention_args *args);
+gnn_status gnn_attention_cuda(const gnn_attention_args *args, uint64_t stream);
+gnn_status gnn_attention_dst_vjp_cuda(const gnn_attention_args *args, uint64_t stream);
+gnn_status gnn_attention_src_vjp_cuda(const gnn_attention_args *args, uint64_t stream);
+
+/* Softmax over the entries of each row: alpha[eid, h] = exp(s[eid, h] - lse[row, h]), and
+ * its gradient ds = alpha * (dalpha - sum over the row of alpha * dalpha). s, alpha,
+ * dalpha, ds [E, H] of dtype in the caller's edge order, contiguous. */
+typedef struct gnn_edge_softmax_args {
+    gnn_csr a;
+    gnn_dtype dtype;
+    int64_t n_heads;
+    const void *scores; // forward: s; backward: NULL
+    void *alpha;        // forward writes, backward reads
+    const void *grad;   // backward: dalpha
+    void *d_scores;     // backward: ds
+    void *scratch;
+} gnn_edge_softmax_args;
+int64_t gnn_edge_softmax_scratch(const gnn_edge_softmax_args *args);
+gnn_status gnn_edge_softmax_cpu(const gnn_edge_softmax_args *args);
+gnn_status gnn_edge_softmax_vjp_cpu(const gnn_edge_softmax_args *args);
+int64_t gnn_edge_softmax_cuda_scratch(const gnn_edge_softmax_args *args);
+gnn_status gnn_edge_softmax_cuda(const gnn_edge_softmax_args *args, uint64_t stream);
+gnn_status gnn_edge_softmax_vjp_cuda(const gnn_edge_softmax_args *args,
+                                     uint64_t stream);
+
+/* spmm and sddmm head by head:
+ *   heads_spmm   y[i, h, :] = scale * sum over entries of  w[eid, h] * x[col, h, :]
+ *   heads_sddmm  z[eid, h] = scale * <u[i, h, :], v[col, h, :]>
+ *   x [n_cols, H * C], u [n_rows, H * C], v [n_cols, H * C] of dtype, strides in elements
+ *   w, z [E, H] of edge_dtype (dtype or A), in the caller's edge order, contiguous */
+typedef struct gnn_heads_args {
+    gnn_csr a;
+    gnn_dtype dtype, edge_dtype;
+    int64_t n_heads, n_channels, x_stride, u_stride, v_stride;
+    double scale;
+    const void *x, *w; // spmm
+    void *y;           // spmm: [n_rows, H * C] contiguous
+    const void *u, *v; // sddmm
+    void *z;
+    void *scratch; // spmm
+} gnn_heads_args;
+int64_t gnn_heads_spmm_scratch(const gnn_heads_args *args);
+gnn_status gnn_heads_spmm_cpu(const gnn_heads_args *args);
+gnn_status gnn_heads_sddmm_cpu(const gnn_heads_args *args);
+int64_t gnn_heads_spmm_cuda_scratch(const gnn_heads_args *args);
+gnn_status gnn_heads_spmm_cuda(const gnn_heads_args *args, uint64_t stream);
+gnn_status gnn_heads_sddmm_cuda(const gnn_heads_args *args, uint64_t stream);
+
+/* Whether attention keeps edge `edge` (caller's number) of head `head` at a dropout
+ * probability: a counter-based generator (Philox 4x32-10 of Salmon et al., SC 2011, key
+ * seed, counter (edge, head)), the same on every device and in any order. */
+bool gnn_dropout_keeps(uint64_t seed, int64_t edge, int64_t head, double dropout);
+
 /* The instruction set the CPU kernels use: "avx512", "avx2", "neon", "c". Picked once;
  * the environment variable GNNOFFLOAD_ISA forces one that the machine has. */
 const char *gnn_isa_text(void);
