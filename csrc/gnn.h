@@ -359,7 +359,8 @@ gnn_status gnn_heads_sddmm_cuda(const gnn_heads_args *args, uint64_t stream);
 
 /* Whether attention keeps edge `edge` (caller's number) of head `head` at a dropout
  * probability: a counter-based generator (Philox 4x32-10 of Salmon et al., SC 2011, key
- * seed, counter (edge, head)), the same on every device and in any order. */
+ * seed, counter (edge, head / 4), word head % 4), the same on every device and in any
+ * order. Kernels call core/philox.h, where one call serves four heads. */
 bool gnn_dropout_keeps(uint64_t seed, int64_t edge, int64_t head, double dropout);
 
 /* The instruction set the CPU kernels use: "avx512", "avx2", "neon", "c". Picked once;
