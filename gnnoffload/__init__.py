@@ -8,6 +8,7 @@ from gnnoffload._version import __version__
 from gnnoffload.config import show_config
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
+from gnnoffload.messages import gather, segment
 from gnnoffload.ops import gine, sddmm, spmm
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "config",
     "conversion_report",
     "convert",
+    "gather",
     "gine",
     "graph",
     "keep",
@@ -29,6 +31,7 @@ __all__ = [
     "reference",
     "revert",
     "sddmm",
+    "segment",
     "show_config",
     "spmm",
 ]

@@ -48,3 +48,18 @@ def gine(graph, x, edge, *, size=None) -> Tensor:
     source, destination, _, n_dst = _ends(graph, size, x, x)
     message = (x.index_select(0, source) + edge).relu()
     return message.new_zeros(n_dst, x.shape[1]).index_add(0, destination, message)
+
+
+def gather(graph, x, end, *, size=None) -> Tensor:
+    source, destination, _, _ = _ends(graph, size, x, x)
+    return x[source if end == "src" else destination]
+
+
+def segment(graph, messages, reduce="sum", *, size=None) -> Tensor:
+    _, destination, _, n_dst = _ends(graph, size, None, None)
+    y = messages.new_zeros(n_dst, *messages.shape[1:])
+    y = y.index_add(0, destination, messages)
+    if reduce == "mean":
+        degree = torch.bincount(destination, minlength=n_dst).clamp(min=1)
+        y = y / degree.view(-1, *[1] * (y.dim() - 1)).to(y.dtype)
+    return y

@@ -4,10 +4,12 @@ import doctest
 
 import pytest
 
-from gnnoffload import graph, ops
+from gnnoffload import graph, messages, ops
 
 
-@pytest.mark.parametrize("module", [graph, ops], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [graph, messages, ops], ids=lambda module: module.__name__
+)
 def test_examples(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0
