@@ -11,7 +11,7 @@ export TORCH TORCH_INDEX PYTHON VENV CC V
 
 PY := "$(VENV)/bin/python"
 PYTEST := $(PY) -m pytest -q
-C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] csrc/cuda/*.cu csrc/cuda/*.cuh tests/c/*.[ch] tests/faults/*.c tests/sim/*.h tests/*/*.cpp tests/cuda_on_cpu/*.h \
+C_FILES := $(wildcard csrc/*.h csrc/*/*.[ch] csrc/cuda/*.cu csrc/cuda/*.cuh tests/c/*.[ch] tests/faults/*.c tests/sim/*.[ch] tests/*/*.cpp tests/cuda_on_cpu/*.h \
     tests/cuda_on_cpu/*.cu)
 OP ?=
 TSAN_TESTS := test_link_file test_link_file_faults test_link_ram test_offload_schedules

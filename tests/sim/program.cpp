@@ -43,6 +43,10 @@ uint64_t sim_stream(int device, const char *name, int blocking) {
     return stream_handle(m.add_stream(device, name, blocking != 0, false));
 }
 
+uint64_t sim_default_stream(int device) {
+    return stream_handle(device);
+}
+
 uint64_t sim_worker(const char *name) {
     LOCKED;
     return stream_handle(m.add_stream(0, name, false, true));
@@ -86,6 +90,41 @@ void sim_launch_end(uint64_t stream, const char *name, int64_t n,
     add_ranges(op, n, ranges);
     op.cost = -1;
     m.finish(m.issue(std::move(op)));
+}
+
+int64_t sim_announce(uint64_t stream, const char *name, int64_t n,
+                     const sim_range *ranges, sim_time cost) {
+    LOCKED;
+    Op op = make(m, Kind::kernel, stream, name);
+    add_ranges(op, n, ranges);
+    op.cost = cost;
+    return m.issue(std::move(op));
+}
+
+void sim_spend(void) {
+    LOCKED;
+    m.spend(m.profile.call_cost);
+}
+
+int64_t sim_copy(uint64_t stream, int out, uint64_t to, uint64_t from, int64_t bytes) {
+    LOCKED;
+    Op op = make(m, out ? Kind::copy_out : Kind::copy_in, stream,
+                 out ? "copy_out" : "copy_in");
+    auto n = static_cast<uint64_t>(bytes);
+    op.bytes = bytes;
+    op.accesses = {{from, from + n, false}, {to, to + n, true}};
+    return m.issue(std::move(op));
+}
+
+void sim_region(uint64_t address, int64_t bytes, const char *kind) {
+    LOCKED;
+    m.checker.open_region(address, bytes, kind, m.here(kind, nullptr));
+}
+
+void sim_region_end(uint64_t address) {
+    LOCKED;
+    int site = m.here("free", nullptr);
+    m.checker.close_region(address, m.checker.tick(m.host(), site), site, true);
 }
 
 int64_t sim_disk(uint64_t worker, int write, void *to, const void *from,

@@ -49,6 +49,7 @@ sim_time sim_now(void);
 
 /* ------------------------------------------------------------ what a program would do */
 uint64_t sim_stream(int device, const char *name, int blocking);
+uint64_t sim_default_stream(int device);
 uint64_t sim_worker(const char *name); // a disk thread: its own queue, no CUDA stream
 void sim_name_stream(uint64_t stream, const char *name);
 /* cost < 0: from the bytes. effect NULL: fills what it writes with a value that follows
@@ -61,6 +62,14 @@ int64_t sim_kernel(uint64_t stream, const char *name, int64_t n,
 void sim_launch_begin(uint64_t stream);
 void sim_launch_end(uint64_t stream, const char *name, int64_t n,
                     const sim_range *ranges);
+/* Of a recorded trace, whose addresses are another process's: work that takes its time
+ * and its place but touches no byte, memory that comes and, really, goes. */
+int64_t sim_announce(uint64_t stream, const char *name, int64_t n,
+                     const sim_range *ranges, sim_time cost);
+void sim_spend(void); // the time of a call that changes nothing
+int64_t sim_copy(uint64_t stream, int out, uint64_t to, uint64_t from, int64_t bytes);
+void sim_region(uint64_t address, int64_t bytes, const char *kind);
+void sim_region_end(uint64_t address);
 int64_t sim_disk(uint64_t worker, int write, void *to, const void *from, int64_t bytes);
 void sim_host_access(uint64_t address, int64_t bytes, int write);
 uint64_t sim_token(void);

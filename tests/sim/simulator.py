@@ -105,6 +105,10 @@ def load(*defines):
     lib.sim_kernel.argtypes = [u64, ctypes.c_char_p, i64, ptr, i64, ptr, ptr]
     lib.sim_launch_end.argtypes = [u64, ctypes.c_char_p, i64, ptr]
     lib.sim_disk.argtypes = [u64, i32, ptr, ptr, i64]
+    lib.sim_announce.argtypes = [u64, ctypes.c_char_p, i64, ptr, i64]
+    lib.sim_copy.argtypes = [u64, i32, u64, u64, i64]
+    lib.sim_region.argtypes = [u64, i64, ctypes.c_char_p]
+    lib.sim_region_end.argtypes = [u64]
     lib.sim_host_access.argtypes = [u64, i64, i32]
     lib.sim_fail.argtypes = [ctypes.c_char_p, i64, i64, ctypes.c_char_p]
     lib.sim_name_stream.argtypes = [u64, ctypes.c_char_p]
@@ -112,7 +116,7 @@ def load(*defines):
         getattr(lib, f"sim_{name}").argtypes = [u64] + [u64] * (name != "launch_begin")
     for name in ("now", "violations", "intervals", "calls", "asked", "allocated"):
         getattr(lib, f"sim_{name}").restype = i64
-    for name in ("stream", "worker", "token"):
+    for name in ("stream", "default_stream", "worker", "token"):
         getattr(lib, f"sim_{name}").restype = u64
     for name in ("publish", "acquire"):
         getattr(lib, f"sim_{name}").argtypes = [i64]
@@ -234,6 +238,9 @@ class Machine:
     def stream(self, name, device=0, blocking=False):
         return self.lib.sim_stream(device, name.encode(), blocking)
 
+    def default_stream(self, device):
+        return self.lib.sim_default_stream(device)
+
     def worker(self, name="disk"):
         return self.lib.sim_worker(name.encode())
 
@@ -253,6 +260,10 @@ class Machine:
         self.lib.sim_kernel(
             stream, name.encode(), *ranges(reads, writes), cost, None, None
         )
+
+    def announce(self, name, stream, reads=(), writes=(), cost=-1):
+        """A kernel of a recorded trace: it takes its time and touches nothing."""
+        self.lib.sim_announce(stream, name.encode(), *ranges(reads, writes), cost)
 
     def disk_write(self, worker, disk, memory):
         self.lib.sim_disk(worker, 1, disk.address, memory.address, memory.bytes)

@@ -1,42 +1,20 @@
 """`go.offload(store="host")`, its lane and its reports, over the simulated machine."""
 
-import ctypes
-
 import pytest
 import torch
-from torch_device import Device
+from torch_device import Device, as_cuda
 from training_steps import BLOCK, assert_same, build, gradients, inputs, plain
 
 import gnnoffload as go
-from gnnoffload import _cuda_lane, _offload
+from gnnoffload import _cuda_lane
 
 
 @pytest.fixture
-def device(monkeypatch):
+def device():
     """A simulated machine that stands where the lane asks torch.cuda."""
     with Device("timed") as d:
-        arguments = {
-            "device": 0,
-            "api": ctypes.cast(d.m.lib.gnn_sim_api(), ctypes.c_void_p).value,
-            "tensor_device": torch.device("cpu"),
-            "stream": d.memory.torch_memory_current,
-            "stream_args": (),
-            "record_stream": d.record_stream,
-        }
-        for name, answer in {
-            "absence": lambda: "",
-            "current_device": lambda: 0,
-            "arguments": lambda device: arguments,
-            "total_bytes": lambda device: 40 * BLOCK,
-            "half_of_free": lambda device: 1 << 30,
-            "memory_peaks": lambda device: {"peak_allocated": 7, "peak_reserved": 8},
-        }.items():
-            monkeypatch.setattr(_cuda_lane, name, answer)
-        yield d
-        for key, lane in list(_offload._lanes.items()):
-            if lane.settings["store"] == "host":
-                lane.engine.shutdown()
-                del _offload._lanes[key]
+        with as_cuda(d):
+            yield d
         d.m.check()
 
 
@@ -71,7 +49,8 @@ def test_auto_is_the_default_and_follows_the_link_s_rates(device):
     assert first.block_bytes - off.history[1].budget <= hidden + 1
 
 
-def test_a_share_is_of_the_device(device):
+def test_a_share_is_of_the_device(device, monkeypatch):
+    monkeypatch.setattr(_cuda_lane, "total_bytes", lambda device: 40 * BLOCK)
     off = go.offload("10%", store="host", min_bytes=1024)
     assert off._lane.settings["budget"] == 4 * BLOCK
     assert_same(steps(off, 1), plain("mlp", 1))

@@ -10,6 +10,7 @@ happened yet, and then the op reads poison.
 import contextlib
 import ctypes
 import functools
+from unittest import mock
 
 import torch
 from sim_build import HERE, build
@@ -17,7 +18,7 @@ from simulator import CudaError, Machine, Memory, ptr, ranges, u64
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gnnoffload import _C
+from gnnoffload import _C, _cuda_lane, _offload
 
 
 @functools.cache
@@ -41,6 +42,7 @@ class Device:
         self.m = Machine(mode, seed, **settings)
         self.m.lib.sim_set_fail(_C.fail_address())
         self.memory = memory()
+        self.table = ctypes.cast(self.m.lib.gnn_sim_api(), ptr).value
 
     def __enter__(self):
         lib = self.m.lib
@@ -88,13 +90,51 @@ class Device:
             in_window=in_window,
             min_bytes=min_bytes,
             device=0,
-            api=ctypes.cast(self.m.lib.gnn_sim_api(), ptr).value,
+            api=self.table,
             tensor_device=torch.device("cpu"),
             stream=self.memory.torch_memory_current,
             stream_args=(),
             record_stream=self.record_stream,
             **options,
         )
+
+
+@contextlib.contextmanager
+def as_cuda(d, api=None):
+    """`go.offload(store="host")` runs on the simulated machine `d`.
+
+    api: address of a table in front of the machine's.
+    """
+    table = api or d.table
+    arguments = {
+        "device": 0,
+        "api": table,
+        "tensor_device": torch.device("cpu"),
+        "stream": d.memory.torch_memory_current,
+        "stream_args": (),
+        "record_stream": d.record_stream,
+    }
+    answers = {
+        "absence": lambda: "",
+        "current_device": lambda: 0,
+        "arguments": lambda device: arguments,
+        "total_bytes": lambda device: d.m.profile.device_bytes,
+        "half_of_free": lambda device: 1 << 30,
+        "memory_peaks": lambda device: {"peak_allocated": 7, "peak_reserved": 8},
+    }
+    with mock.patch.multiple(_cuda_lane, **answers):
+        try:
+            yield
+        finally:
+            close_lanes()
+
+
+def close_lanes():
+    """Shuts down every engine that keeps its tensors in page-locked memory."""
+    for key, lane in list(_offload._lanes.items()):
+        if lane.settings["store"] == "host":
+            lane.engine.shutdown()
+            del _offload._lanes[key]
 
 
 @contextlib.contextmanager
@@ -138,8 +178,11 @@ class Launches(TorchDispatchMode):
         return out
 
 
-def footprint(schema, args, kwargs, out):
-    """Bytes read and written: a view reads nothing, what is returned new is written."""
+def footprint(schema, args, kwargs, out, on="cpu"):
+    """Bytes read and written on devices of that type.
+
+    A view reads nothing, what is returned new is written.
+    """
     returns = [r.alias_info for r in schema.returns]
     if any(a is not None and not a.is_write for a in returns):
         return [], []
@@ -153,7 +196,8 @@ def footprint(schema, args, kwargs, out):
         reads += tensors
     if "empty" not in schema.name:
         writes += [t for t in tree_leaves(out) if torch.is_tensor(t)]
-    return [[m for m in map(extent, ts) if m] for ts in (reads, writes)]
+    there = [[t for t in ts if t.device.type == on] for ts in (reads, writes)]
+    return [[m for m in map(extent, ts) if m] for ts in there]
 
 
 __all__ = ["CudaError", "Device", "extent", "offload"]
