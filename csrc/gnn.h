@@ -75,7 +75,9 @@ gnn_build gnn_build_facts(void);
     X(GNN_BF16, 2, "bfloat16")                                                         \
     X(GNN_F16, 2, "float16")                                                           \
     X(GNN_I32, 4, "int32")                                                             \
-    X(GNN_I64, 8, "int64")
+    X(GNN_I64, 8, "int64")                                                             \
+    X(GNN_I8, 1, "int8")                                                               \
+    X(GNN_I16, 2, "int16")
 
 #define GNN_DTYPE_ENUM(name, bytes, text) name,
 typedef enum gnn_dtype { GNN_DTYPE_MAP(GNN_DTYPE_ENUM) GNN_DTYPE_COUNT } gnn_dtype;
@@ -362,6 +364,115 @@ gnn_status gnn_heads_sddmm_cuda(const gnn_heads_args *args, uint64_t stream);
  * seed, counter (edge, head / 4), word head % 4), the same on every device and in any
  * order. Kernels call core/philox.h, where one call serves four heads. */
 bool gnn_dropout_keeps(uint64_t seed, int64_t edge, int64_t head, double dropout);
+
+/* ------------------------------------------------------------------------ reductions */
+
+/* Any subset of six statistics of the messages m[e] = x[col[e], :] + edge[eid[e], :]
+ * (edge NULL: x alone) over the n entries of row i, from one gather; all 0 where n is 0:
+ *   SUM  sum of m      MEAN  sum of m / n      MIN, MAX  the least and greatest m
+ *   VAR  mean of m^2 - mean^2, accumulated around the row's first message c (around 0
+ *        where c is not finite): with d = m - c, sum = n c + sum d and
+ *        var = sum d^2 / n - (sum d / n)^2, so that a mean far from 0 costs no digits
+ *   STD  sqrt(max(var, 1e-5)), and 0 where that is at most sqrt(1e-5)
+ * NaN is both less and greater than any number: it wins MIN and MAX. 0 equals -0, the
+ * first one is kept. With an edge, 16-bit messages are rounded to dtype first.
+ *
+ * Where MIN or MAX is attained, arg says: the entry's number within its row (0, 1, ..)
+ * where one entry attains it, -k where k >= 2 entries do, -1 in an empty row.
+ *
+ * Gradients. The transpose is walked by source j; every entry e = (j -> i) adds
+ *   a[i] + b[i] * m[e]    a = g_sum + (g_mean - 2 mean v) / n,  b = 2 v / n,
+ *                         v = g_var + (std > 0 ? g_std / (2 std) : 0)
+ *   + g_max[i]            where arg_max[i] is e's number in row i
+ *   + g_max[i] / k        where arg_max[i] is -k and m[e] equals y_max[i] (NaN: NaN)
+ *   and the same for MIN
+ * to d_x[j], in the transpose's entry order, and the same is d_edge[eid[e]]. a and b are
+ * made first, one loop over the rows of `a`, in scratch; so is e's number in its row,
+ * for every edge in the caller's order, in arg_dtype (CSC entries find it by `back`'s
+ * eid). x and edge are read where MIN, MAX, VAR or STD is in `which`. */
+#define GNN_REDUCE_MAP(X)                                                              \
+    X(GNN_SUM, "sum")                                                                  \
+    X(GNN_MEAN, "mean")                                                                \
+    X(GNN_MIN, "min")                                                                  \
+    X(GNN_MAX, "max")                                                                  \
+    X(GNN_VAR, "var")                                                                  \
+    X(GNN_STD, "std")
+#define GNN_REDUCE_ENUM(name, text) name,
+typedef enum gnn_reduce { GNN_REDUCE_MAP(GNN_REDUCE_ENUM) GNN_REDUCE_COUNT } gnn_reduce;
+#undef GNN_REDUCE_ENUM
+
+typedef struct gnn_aggregate_args {
+    gnn_csr a;           // rows are destinations
+    gnn_csr back;        // its transpose; vjp
+    gnn_dtype dtype;     // of x, edge, y, grad, d_x, d_edge
+    gnn_dtype arg_dtype; // GNN_I8, GNN_I16, GNN_I32: rows of at most 2^7, 2^15, 2^31
+    unsigned which;      // sum of 1 << gnn_reduce
+    int64_t n_features, x_stride, edge_stride; // strides in elements
+    const void *x;                             // [n_src, F]
+    const void *edge;                          // [n_edges, F], or NULL
+
+    // [n_dst, F] each, contiguous: forward writes them, vjp reads them
+    void *y[GNN_REDUCE_COUNT]; // of those in which; vjp reads MIN, MAX (ties) and STD
+    void *arg_min, *arg_max;   // of arg_dtype; forward: NULL: not wanted
+    void *mean;                // A; forward: NULL: not wanted; vjp: with VAR or STD
+
+    const void *grad[GNN_REDUCE_COUNT]; // vjp: [n_dst, F] of those in which, or NULL: 0
+    int64_t grad_stride[GNN_REDUCE_COUNT];
+    void *d_x, *d_edge; // [n_src, F], [n_edges, F] contiguous; NULL: not wanted
+    void *scratch;      // 64-byte aligned
+} gnn_aggregate_args;
+gnn_dtype gnn_arg_dtype(int64_t max_degree); // the smallest that will do
+/* Bytes of scratch, from everything in args that is no pointer and whether edge is NULL */
+int64_t gnn_aggregate_scratch(const gnn_aggregate_args *args);
+int64_t gnn_aggregate_vjp_scratch(const gnn_aggregate_args *args);
+gnn_status gnn_aggregate_cpu(const gnn_aggregate_args *args);
+gnn_status gnn_aggregate_vjp_cpu(const gnn_aggregate_args *args);
+int64_t gnn_aggregate_cuda_scratch(const gnn_aggregate_args *args);
+int64_t gnn_aggregate_vjp_cuda_scratch(const gnn_aggregate_args *args);
+gnn_status gnn_aggregate_cuda(const gnn_aggregate_args *args, uint64_t stream);
+gnn_status gnn_aggregate_vjp_cuda(const gnn_aggregate_args *args, uint64_t stream);
+
+/* Softmax aggregation, feature by feature, with inverse temperatures t[f]:
+ *   y[i] = sum over entries e of row i of  p[e] * m[e],   p[e] = exp(t * m[e] - lse[i])
+ *   lse[i] = log sum of exp(t * m[e]) over the row; an empty row has y 0 and lse -inf
+ *   m[e] = x[col[e], :] + edge[eid[e], :] (edge NULL: x alone), or relu of that plus eps
+ * Given g, the gradient of y, with z = t * m:
+ *   d_m[e] = g[i] * p[e] * (1 + t * (m[e] - y[i])), or g[i] * p[e] under semi_grad
+ *   d_x[j] = sum of d_m over the entries of source j, d_edge[eid[e]] = d_m[e], each gated
+ *   by relu (passing where x + edge is above 0 or NaN)
+ *   d_t[f] = sum over all entries of g[i] * p[e] * m[e] * (m[e] - y[i])
+ * Everything in the accumulator type A; p is made again from lse. An infinite t * m
+ * makes its row and feature NaN, -inf alone only where m is infinite too. */
+typedef struct gnn_softmax_aggregate_args {
+    gnn_csr a; // rows are destinations; vjp: the transpose, rows are sources
+    gnn_dtype dtype;
+    bool relu, semi_grad;
+    double eps; // with relu
+    int64_t n_features, x_stride, edge_stride, grad_stride;
+    const void *x;    // [n_src, F]
+    const void *edge; // [n_edges, F], or NULL
+    const void *t;    // A [F]
+
+    // [n_dst, F], contiguous: forward writes them
+    void *y;       // of dtype; vjp does not read it
+    void *out_acc; // A: y before rounding; forward: NULL: not wanted; vjp reads it
+    void *lse;     // A; forward: NULL: not wanted; vjp reads it
+
+    const void *grad;   // vjp: [n_dst, F] of dtype
+    void *d_x, *d_edge; // [n_src, F], [n_edges, F] contiguous; NULL: not wanted
+    void *d_t;          // A [F]; NULL: not wanted; not with semi_grad
+    void *scratch;      // 64-byte aligned
+} gnn_softmax_aggregate_args;
+int64_t gnn_softmax_aggregate_scratch(const gnn_softmax_aggregate_args *args);
+int64_t gnn_softmax_aggregate_vjp_scratch(const gnn_softmax_aggregate_args *args);
+gnn_status gnn_softmax_aggregate_cpu(const gnn_softmax_aggregate_args *args);
+gnn_status gnn_softmax_aggregate_vjp_cpu(const gnn_softmax_aggregate_args *args);
+int64_t gnn_softmax_aggregate_cuda_scratch(const gnn_softmax_aggregate_args *args);
+int64_t gnn_softmax_aggregate_vjp_cuda_scratch(const gnn_softmax_aggregate_args *args);
+gnn_status gnn_softmax_aggregate_cuda(const gnn_softmax_aggregate_args *args,
+                                      uint64_t stream);
+gnn_status gnn_softmax_aggregate_vjp_cuda(const gnn_softmax_aggregate_args *args,
+                                          uint64_t stream);
 
 /* The instruction set the CPU kernels use: "avx512", "avx2", "neon", "c". Picked once;
  * the environment variable GNNOFFLOAD_ISA forces one that the machine has. */

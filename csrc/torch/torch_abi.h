@@ -42,6 +42,8 @@ typedef void (*ParallelFunc)(int64_t begin, int64_t end, void *ctx);
     X(int32_t, aoti_torch_dtype_float16, (void))                                       \
     X(int32_t, aoti_torch_dtype_int32, (void))                                         \
     X(int32_t, aoti_torch_dtype_int64, (void))                                         \
+    X(int32_t, aoti_torch_dtype_int8, (void))                                          \
+    X(int32_t, aoti_torch_dtype_int16, (void))                                         \
     X(int32_t, aoti_torch_dtype_uint8, (void))                                         \
     X(int32_t, aoti_torch_dtype_bool, (void))                                          \
     /* reading a tensor */                                                             \

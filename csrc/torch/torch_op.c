@@ -135,6 +135,8 @@ static void read_dtype_codes(void) {
     dtype_codes[GNN_F16] = torch_abi.aoti_torch_dtype_float16();
     dtype_codes[GNN_I32] = torch_abi.aoti_torch_dtype_int32();
     dtype_codes[GNN_I64] = torch_abi.aoti_torch_dtype_int64();
+    dtype_codes[GNN_I8] = torch_abi.aoti_torch_dtype_int8();
+    dtype_codes[GNN_I16] = torch_abi.aoti_torch_dtype_int16();
 }
 
 int32_t torch_dtype_code(gnn_dtype dtype) {

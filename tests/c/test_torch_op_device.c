@@ -45,6 +45,8 @@ DTYPE_CODE(code_bf16, 15)
 DTYPE_CODE(code_f16, 5)
 DTYPE_CODE(code_i32, 3)
 DTYPE_CODE(code_i64, 4)
+DTYPE_CODE(code_i8, 1)
+DTYPE_CODE(code_i16, 2)
 DTYPE_CODE(code_u8, 0)
 DTYPE_CODE(type_cuda, CUDA_TYPE)
 
@@ -147,6 +149,8 @@ static void pretend(void) {
     torch_abi.aoti_torch_dtype_float16 = code_f16;
     torch_abi.aoti_torch_dtype_int32 = code_i32;
     torch_abi.aoti_torch_dtype_int64 = code_i64;
+    torch_abi.aoti_torch_dtype_int8 = code_i8;
+    torch_abi.aoti_torch_dtype_int16 = code_i16;
     torch_abi.aoti_torch_dtype_uint8 = code_u8;
     torch_abi.aoti_torch_device_type_cuda = type_cuda;
     torch_abi.aoti_torch_get_dtype = get_dtype;
