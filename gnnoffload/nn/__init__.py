@@ -7,20 +7,32 @@ torch alone, so the layers are imported when first asked for.
 import importlib
 
 PYG_LAYERS = {
+    "APPNP": "appnp",
+    "ChebConv": "cheb_conv",
     "GCNConv": "gcn_conv",
     "GINConv": "gin_conv",
     "GINEConv": "gine_conv",
     "GraphConv": "graph_conv",
+    "LGConv": "lg_conv",
     "SAGEConv": "sage_conv",
+    "SGConv": "sg_conv",
+    "SimpleConv": "simple_conv",
+    "TAGConv": "tag_conv",
 }
 OWN_LAYERS = {"InteractionNetwork": "interaction_network"}
 __all__ = [
+    "APPNP",
+    "ChebConv",
     "GCNConv",
     "GINConv",
     "GINEConv",
     "GraphConv",
     "InteractionNetwork",
+    "LGConv",
     "SAGEConv",
+    "SGConv",
+    "SimpleConv",
+    "TAGConv",
 ]
 
 

@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gnnoffload.graph import Graph
+from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import PLAIN, SPARSE, SPARSE_TENSOR
 from gnnoffload.ops import spmm
 
@@ -103,35 +105,88 @@ def normalized_adjacency(adj, weight, add_self_loops, improved):
     return looped.graph, torch.cat([weight, loops])
 
 
-def normalized_product(graph, x, weight, dtype):
-    """y[i] = s_i * sum over edges e = (j, i) of weight[e] * s_j * x[j],
-    s = (sum over edges of weight[e])^-1/2
+class Hop:
+    """One step x -> A x over a prepared graph: what a layer of K hops repeats.
+
+    y[i] = s_i * sum over edges e = (j, i) of weight[e] * s_j * x[j]
+           (+ s_i * loops_i * s_i * x[i])
+
+    graph, weight : [E] or None, what is summed over
+    scale : [N] s as a constant, or None
+    outer : [N, 1] s as a tensor that needs a gradient (or is traced), or None
+    loops : [N] weight of each node's own loop where it is no edge, or None
+    dtype : of x and y
+    """
+
+    __slots__ = ("dtype", "graph", "loops", "outer", "scale", "weight")
+
+    def __init__(self, graph, weight, dtype, scale=None, outer=None, loops=None):
+        self.graph, self.weight, self.dtype = graph, weight, dtype
+        self.scale, self.outer, self.loops = scale, outer, loops
+
+    def __call__(self, x):
+        """[N, F] -> [N, F] of the hop's dtype."""
+        if x.dtype is not self.dtype:
+            x = x.to(self.dtype)
+        scale = self.scale
+        if self.outer is None:
+            return spmm(self.graph, x, self.weight, row_scale=scale, col_scale=scale)
+        x = self.outer * x
+        y = spmm(self.graph, x, self.weight)
+        if self.loops is not None:
+            y = torch.addcmul(y, self.loops, x)
+        return self.outer * y
+
+    def dropped(self, p):
+        """This hop with its weights under dropout, drawn as PyG draws them: from
+        torch's generator, one number for each edge in PyG's order."""
+        weight = self.weight
+        if weight is None:
+            weight = torch.ones(
+                self.graph.num_edges, dtype=self.dtype, device=self.graph.device
+            )
+        weight = torch.nn.functional.dropout(weight, p)
+        return Hop(self.graph, weight, self.dtype, self.scale, self.outer, self.loops)
+
+
+def plain_hop(adj, weight, dtype):
+    """The sum over neighbours as it is, of rows of `dtype`; a weight promotes it."""
+    weight = weight if adj.form == PLAIN else adj.values
+    if weight is not None:
+        weight = weight.view(-1)
+        dtype = torch.promote_types(dtype, weight.dtype)
+        weight = weight.to(dtype)
+    return Hop(adj.graph, weight, dtype)
+
+
+def normalized_hop(adj, weight, add_self_loops, improved, dtype, x_dtype=None):
+    """D^-1/2 A D^-1/2, D the sum of the weights of each node's edges.
 
     Args
     ----
-    x : [N, F]
-    weight : [E] or None for all ones; a gradient reaches it through s too
+    weight : [E] or None for all ones; a gradient reaches it through D too
     dtype : dtype of the normalisation in PyG, which the result is promoted to
+    x_dtype : dtype of the rows that the hop is for; None: the same
 
-    Returns
-    -------
-    [N, F] of the promoted dtype. Numerics: s is float32 for 16-bit inputs.
+    Numerics: the scales D^-1/2 are float32 for 16-bit inputs.
     """
+    x_dtype = dtype if x_dtype is None else x_dtype
+    if torch.compiler.is_compiling():
+        return _traced_hop(adj, weight, add_self_loops, improved, dtype, x_dtype)
+    graph, weight = normalized_adjacency(adj, weight, add_self_loops, improved)
     if weight is not None:
         dtype = weight.dtype
-    if x.dtype is not dtype:
-        x = x.to(torch.promote_types(x.dtype, dtype))
-    acc = accumulator(x.dtype)
+    if x_dtype is not dtype:
+        x_dtype = torch.promote_types(x_dtype, dtype)
+    acc = accumulator(x_dtype)
     if weight is None:
-        s = unweighted_scale(graph, acc)
-        return spmm(graph, x, row_scale=s, col_scale=s)
+        return Hop(graph, None, x_dtype, unweighted_scale(graph, acc))
 
     s = weighted_scale(graph, weight.to(acc))
-    weight = weight.to(x.dtype)
+    weight = weight.to(x_dtype)
     if not s.requires_grad:
-        return spmm(graph, x, weight, row_scale=s, col_scale=s)
-    s = s.to(x.dtype).view(-1, 1)  # s needs a gradient: two [N, F] products carry it
-    return s * spmm(graph, s * x, weight)
+        return Hop(graph, weight, x_dtype, s)
+    return Hop(graph, weight, x_dtype, outer=s.to(x_dtype).view(-1, 1))
 
 
 def weighted_scale(graph, weight):
@@ -140,35 +195,61 @@ def weighted_scale(graph, weight):
     return inverse_sqrt(spmm(graph, ones, weight).view(-1))
 
 
-def traced_product(adj, x, weight, add_self_loops, improved, dtype):
-    """The same sum for torch.compile, without a graph variant, whose size would depend
-    on the data: existing self-loops get weight zero, each node's loop is added apart.
+def _traced_hop(adj, weight, add_self_loops, improved, dtype, x_dtype):
+    """The same for torch.compile, without a graph variant, whose size would depend on
+    the data: existing self-loops get weight zero, each node's loop is added apart.
     """
     graph = adj.graph
     weight = weight if adj.form == PLAIN else adj.values
     dtype = dtype if weight is None else weight.dtype
-    x = x.to(torch.promote_types(x.dtype, dtype))
-    acc = accumulator(x.dtype)
+    dtype = torch.promote_types(x_dtype, dtype)
+    acc = accumulator(dtype)
     src, dst = graph.edge_index.unbind(0)
     loops = None
     if add_self_loops:
         n = graph.num_dst
         fill = 2.0 if improved and weight is not None else 1.0
-        loops = torch.full((n,), fill, dtype=acc, device=x.device)
+        loops = torch.full((n,), fill, dtype=acc, device=graph.device)
         if adj.form == PLAIN:
             is_loop = src == dst
             if weight is None:
-                weight = torch.ones(src.shape, dtype=acc, device=x.device)
+                weight = torch.ones(src.shape, dtype=acc, device=graph.device)
             else:  # a slot n beyond the nodes swallows the edges that are no loops
                 slots = torch.cat([loops, loops[:1]])
                 slots = slots.scatter(0, torch.where(is_loop, dst, n), weight.to(acc))
                 loops = slots[:n]
             weight = weight.masked_fill(is_loop, 0.0)
-    ones = torch.ones(graph.num_src, 1, dtype=acc, device=x.device)
+    ones = torch.ones(graph.num_src, 1, dtype=acc, device=graph.device)
     degree = spmm(graph, ones, None if weight is None else weight.to(acc)).view(-1)
     s = inverse_sqrt(degree if loops is None else degree + loops)
-    x = s.view(-1, 1).to(x.dtype) * x
-    y = spmm(graph, x, None if weight is None else weight.to(x.dtype))
-    if loops is not None:
-        y = torch.addcmul(y, loops.view(-1, 1).to(x.dtype), x)
-    return s.view(-1, 1).to(x.dtype) * y
+    weight = None if weight is None else weight.to(dtype)
+    loops = None if loops is None else loops.view(-1, 1).to(dtype)
+    return Hop(graph, weight, dtype, outer=s.view(-1, 1).to(dtype), loops=loops)
+
+
+def fill_cache(layer, x, edge_index, edge_weight, improved=False):
+    """PyG's cache of a layer's first graph, filled by PyG's gcn_norm: (edges with
+    self-loops, their normalised weights)."""
+    if layer._cached_edge_index is None:
+        if isinstance(edge_index, Graph):
+            edge_index = edge_index.edge_index
+        layer._cached_edge_index = gcn_norm(
+            edge_index,
+            edge_weight,
+            x.size(0),
+            improved,
+            layer.add_self_loops,
+            layer.flow,
+            x.dtype,
+        )
+    return layer._cached_edge_index
+
+
+def norm_reason(layer, edge_index, edge_weight):
+    """Why a layer of gcn_norm cannot take its fast path; None if it can."""
+    if _guard.reduction(layer) != "sum":
+        return f"aggr={layer.aggr}"
+    normalize = getattr(layer, "normalize", True)
+    if normalize and getattr(edge_index, "layout", None) is torch.sparse_csc:
+        return "sparse CSC (PyG refuses to normalise it)"
+    return _guard.weight_reason(edge_weight)

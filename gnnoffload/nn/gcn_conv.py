@@ -1,20 +1,18 @@
 """GCNConv: D^-1/2 (A + I) D^-1/2 X W, in one product with one scale per node."""
 
-import torch
 from torch.nn.functional import linear
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import GCNConv as PyGGCNConv
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from gnnoffload import _fallback
-from gnnoffload.graph import Graph
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import PLAIN, adjacency
-from gnnoffload.nn._aggregate import aggregate, projects_first
+from gnnoffload.nn._aggregate import projects_first
 from gnnoffload.nn._gcn_norm import (
-    normalized_adjacency,
-    normalized_product,
-    traced_product,
+    fill_cache,
+    norm_reason,
+    normalized_hop,
+    plain_hop,
 )
 
 
@@ -52,7 +50,9 @@ class GCNConv(PyGGCNConv):
         _fallback.count_fast("GCNConv")
 
         if self.cached and self.normalize:
-            edge_index, edge_weight = self._fill_cache(x, edge_index, edge_weight)
+            edge_index, edge_weight = fill_cache(
+                self, x, edge_index, edge_weight, self.improved
+            )
             adj = adjacency(self, edge_index, (x, x))
 
         dtype = x.dtype
@@ -64,13 +64,9 @@ class GCNConv(PyGGCNConv):
 
     def _reason(self, edge_index, edge_weight):
         """What only this layer cannot do; None if there is nothing."""
-        if _guard.reduction(self) != "sum":
-            return f"aggr={self.aggr}"
-        if self.normalize and getattr(edge_index, "layout", None) is torch.sparse_csc:
-            return "sparse CSC (PyG refuses to normalise it)"
         if self.cached and self.normalize and hasattr(edge_index, "csr"):
             return "cached=True with a SparseTensor"
-        return _guard.weight_reason(edge_weight)
+        return norm_reason(self, edge_index, edge_weight)
 
     def _aggregates_first(self, adj, x, edge_weight):
         """(A X) W instead of A (X W): if narrower, and the dtypes leave the choice."""
@@ -84,32 +80,9 @@ class GCNConv(PyGGCNConv):
     def _product(self, adj, x, edge_weight, dtype):
         """The normalised sum over neighbours of the rows of x."""
         if self.cached or not self.normalize:
-            weight = edge_weight if adj.form == PLAIN else adj.values
-            return aggregate(adj.graph, x, weight)
-        if torch.compiler.is_compiling():
-            return traced_product(
-                adj, x, edge_weight, self.add_self_loops, self.improved, dtype
-            )
-        graph, weight = normalized_adjacency(
-            adj, edge_weight, self.add_self_loops, self.improved
-        )
-        return normalized_product(graph, x, weight, dtype)
-
-    def _fill_cache(self, x, edge_index, edge_weight):
-        """PyG's cache of the first graph, filled by PyG's gcn_norm."""
-        if self._cached_edge_index is None:
-            if isinstance(edge_index, Graph):
-                edge_index = edge_index.edge_index
-            self._cached_edge_index = gcn_norm(
-                edge_index,
-                edge_weight,
-                x.size(0),
-                self.improved,
-                self.add_self_loops,
-                self.flow,
-                x.dtype,
-            )
-        return self._cached_edge_index
+            return plain_hop(adj, edge_weight, x.dtype)(x)
+        loops, improved = self.add_self_loops, self.improved
+        return normalized_hop(adj, edge_weight, loops, improved, dtype, x.dtype)(x)
 
     def _forward_pyg(self, reason, x, edge_index, edge_weight):
         edge_index = _guard.fall_back(self, reason, edge_index)

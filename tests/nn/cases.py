@@ -51,16 +51,67 @@ OPTIONS = {
         {"bias": False},
         {"flow": "target_to_source"},
     ],
+    "SGConv": [
+        {},
+        {"K": 3},
+        {"K": 2, "out_channels": 2},
+        {"K": 2, "add_self_loops": False, "bias": False},
+        {"K": 2, "bias": False, "out_channels": 2},
+        {"K": 2, "cached": True},
+        {"flow": "target_to_source"},
+    ],
+    "TAGConv": [
+        {},
+        {"K": 2, "out_channels": 2},
+        {"K": 0},
+        {"normalize": False},
+        {"bias": False},
+        {"flow": "target_to_source"},
+    ],
+    "ChebConv": [
+        {"K": 3},
+        {"K": 1},
+        {"K": 2, "normalization": None},
+        {"K": 4, "normalization": "rw", "bias": False},
+        {"K": 4, "out_channels": 2},
+        {"K": 2, "out_channels": 2},
+        {"K": 3, "normalization": None, "out_channels": 2},
+        {"K": 3, "flow": "target_to_source"},
+        {"K": 3, "normalization": "rw", "flow": "target_to_source"},
+    ],
+    "APPNP": [
+        {"K": 3, "alpha": 0.1},
+        {"K": 2, "alpha": 0.5, "add_self_loops": False},
+        {"K": 2, "alpha": 0.2, "normalize": False},
+        {"K": 2, "alpha": 0.2, "cached": True},
+        {"K": 2, "alpha": 0.2, "flow": "target_to_source"},
+    ],
+    "LGConv": [{}, {"normalize": False}, {"flow": "target_to_source"}],
+    "SimpleConv": [
+        {},
+        {"aggr": "mean"},
+        {"combine_root": "sum"},
+        {"combine_root": "cat", "aggr": "mean"},
+        {"combine_root": "self_loop"},
+        {"combine_root": "self_loop", "aggr": "mean"},
+        {"flow": "target_to_source"},
+    ],
 }
-WEIGHTED = ("GCNConv", "GraphConv")
+NORMALIZING = ("GCNConv", "SGConv", "TAGConv", "APPNP", "LGConv")
+SQUARE = (*NORMALIZING, "ChebConv")  # one set of nodes
+REQUIRED = {"ChebConv": {"K": 3}, "APPNP": {"K": 2, "alpha": 0.1}}
+WITHOUT_WIDTHS = ("APPNP", "LGConv", "SimpleConv")
+WEIGHTED = (*SQUARE, "GraphConv", "SimpleConv")
 FORMS = ("edge_index", "edge_index32", "EdgeIndex", "Graph", "coo", "csr", "csc")
 
 
 def make(module, name, options, dtype):
     """The layer `name` of `module` (torch_geometric.nn or gnnoffload.nn)."""
-    options = dict(options)
+    options = REQUIRED.get(name, {}) | options
     width = options.pop("out_channels", F_OUT)
     cls = getattr(module, name)
+    if name in WITHOUT_WIDTHS:
+        return cls(**options).to(dtype)
     if name.startswith("GIN"):
         return cls(torch.nn.Linear(F_IN, width), **options).to(dtype)
     return cls(F_IN, width, **options).to(dtype)
@@ -106,8 +157,12 @@ def applicable(name, options, form, dtype):
         return False  # PyG raises ValueError
     if form == "csc" and name == "GINEConv":
         return False  # ValueError: invalid layout
-    if form == "csc" and name == "GCNConv" and options.get("normalize", True):
+    if sparse and name == "ChebConv":
+        return False
+    if form == "csc" and name in NORMALIZING and options.get("normalize", True):
         return False  # NotImplementedError
+    if form == "csc" and options.get("combine_root") == "self_loop":
+        return False  # ValueError
     return True
 
 
@@ -115,7 +170,9 @@ def inputs_of(name, options, form, dtype, bipartite=False, weighted=False, seed=
     """(x, graph, [weight or attributes]), or None where PyG has no such call."""
     if not applicable(name, options, form, dtype):
         return None
-    if bipartite and (name == "GCNConv" or options.get("flow")):
+    if bipartite and (name in SQUARE or options.get("flow")):
+        return None
+    if bipartite and options.get("combine_root") == "self_loop":
         return None
     generator = torch.Generator().manual_seed(seed)
 

@@ -36,6 +36,13 @@ LAYERS = {
     "sage": lambda: nn.SAGEConv(F, F),
     "gin": lambda: nn.GINConv(identity(), train_eps=True),
     "graph weighted": lambda: nn.GraphConv(F, F),
+    "sg": lambda: nn.SGConv(F, F, K=2),
+    "tag weighted": lambda: nn.TAGConv(F, F),
+    "cheb": lambda: nn.ChebConv(F, F, K=3),
+    "cheb weighted": lambda: nn.ChebConv(F, F, K=3),
+    "appnp": lambda: nn.APPNP(2, 0.1, dropout=0.5),
+    "lg": lambda: nn.LGConv(),
+    "simple weighted": lambda: nn.SimpleConv("mean", combine_root="self_loop"),
 }
 
 

@@ -53,7 +53,7 @@ def test_outputs_and_gradients_are_those_of_pyg(name, dtype):
             except AssertionError as error:
                 raise AssertionError(f"{label(case)}: {error}") from error
             compared += result is not None
-    assert compared >= 25
+    assert compared >= 24
 
 
 def test_the_fast_path_serves_nine_calls_in_ten(capsys):

@@ -31,8 +31,14 @@ MODELS = {
         nn.GINEConv(Linear(F, 4), edge_dim=3), nn.GINEConv(Linear(4, 7), edge_dim=3)
     ),
     "graph": lambda: Two(nn.GraphConv(F, 4), nn.GraphConv(4, 7, aggr="mean")),
+    "sg tag": lambda: Two(nn.SGConv(F, 4, K=2), nn.TAGConv(4, 7)),
+    "cheb": lambda: Two(nn.ChebConv(F, 4, K=3), nn.ChebConv(4, 7, 2, None)),
+    "appnp lg": lambda: Two(nn.APPNP(2, 0.1), nn.LGConv()),
+    "simple": lambda: Two(
+        nn.SimpleConv(combine_root="self_loop"), nn.SimpleConv("mean", "cat")
+    ),
 }
-WEIGHTED = ["gcn", "gcn plain", "graph"]
+WEIGHTED = ["gcn", "gcn plain", "graph", "sg tag", "cheb", "appnp lg", "simple"]
 
 
 @pytest.fixture(autouse=True)
