@@ -45,73 +45,8 @@ static inline __attribute__((always_inline)) int64_t edge_at(const gine_view *s,
 
 /* ----------------------------------------------------------- kernels, one per ISA, dtype */
 
-#if defined(__x86_64__)
-#define ISA avx512
-#define D f32
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA avx512
-#define D f64
-#define A f64
-#include "cpu/gine_rows.h"
-#define ISA avx512
-#define D bf16
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA avx512
-#define D f16
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA avx2
-#define D f32
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA avx2
-#define D f64
-#define A f64
-#include "cpu/gine_rows.h"
-#define ISA avx2
-#define D bf16
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA avx2
-#define D f16
-#define A f32
-#include "cpu/gine_rows.h"
-#elif defined(__aarch64__)
-#define ISA neon
-#define D f32
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA neon
-#define D f64
-#define A f64
-#include "cpu/gine_rows.h"
-#define ISA neon
-#define D bf16
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA neon
-#define D f16
-#define A f32
-#include "cpu/gine_rows.h"
-#endif
-#define ISA base
-#define D f32
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA base
-#define D f64
-#define A f64
-#include "cpu/gine_rows.h"
-#define ISA base
-#define D bf16
-#define A f32
-#include "cpu/gine_rows.h"
-#define ISA base
-#define D f16
-#define A f32
-#include "cpu/gine_rows.h"
+#define ROWS "cpu/gine_rows.h"
+#include "cpu/row_variants.h"
 
 typedef void (*gine_rows)(const gine_view *s, int64_t row, int64_t stop);
 typedef struct gine_kernel {

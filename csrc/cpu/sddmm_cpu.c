@@ -19,57 +19,8 @@ typedef struct sddmm_view {
 
 /* ----------------------------------------------------------- kernels, one per ISA, dtype */
 
-#if defined(__x86_64__)
-#define ISA avx512
-#define D f32
-#include "cpu/sddmm_rows.h"
-#define ISA avx512
-#define D f64
-#include "cpu/sddmm_rows.h"
-#define ISA avx512
-#define D bf16
-#include "cpu/sddmm_rows.h"
-#define ISA avx512
-#define D f16
-#include "cpu/sddmm_rows.h"
-#define ISA avx2
-#define D f32
-#include "cpu/sddmm_rows.h"
-#define ISA avx2
-#define D f64
-#include "cpu/sddmm_rows.h"
-#define ISA avx2
-#define D bf16
-#include "cpu/sddmm_rows.h"
-#define ISA avx2
-#define D f16
-#include "cpu/sddmm_rows.h"
-#elif defined(__aarch64__)
-#define ISA neon
-#define D f32
-#include "cpu/sddmm_rows.h"
-#define ISA neon
-#define D f64
-#include "cpu/sddmm_rows.h"
-#define ISA neon
-#define D bf16
-#include "cpu/sddmm_rows.h"
-#define ISA neon
-#define D f16
-#include "cpu/sddmm_rows.h"
-#endif
-#define ISA base
-#define D f32
-#include "cpu/sddmm_rows.h"
-#define ISA base
-#define D f64
-#include "cpu/sddmm_rows.h"
-#define ISA base
-#define D bf16
-#include "cpu/sddmm_rows.h"
-#define ISA base
-#define D f16
-#include "cpu/sddmm_rows.h"
+#define ROWS "cpu/sddmm_rows.h"
+#include "cpu/row_variants.h"
 
 typedef void (*sddmm_kernel)(const sddmm_view *s, int64_t row, int64_t begin,
                              int64_t end, void *dots);

@@ -1,5 +1,5 @@
 /* sddmm_rows.h: the row kernel of sddmm for one instruction set and one dtype: the dot
- * product of u[i, :] and v[col[e], :] for every entry e. Include with ISA and D defined;
+ * product of u[i, :] and v[col[e], :] for every entry e. Include with ISA, D and A defined;
  * they are undefined at the end. The file that includes it defines sddmm_view.
  */
 #define NAME(base) GNN_GLUE3(base, ISA, D)
@@ -55,3 +55,4 @@ TARGET static void NAME(dots)(const sddmm_view *s, int64_t row, int64_t begin,
 #undef INLINE
 #undef ISA
 #undef D
+#undef A

@@ -1,0 +1,131 @@
+/* entry_batch.h: walks the work items of a graph in small batches of entries.
+ *
+ * A batch is some whole rows, about BATCH entries of them, or one row that has more, or
+ * one chunk of a heavy row. Kernels that need several looks at an entry (a score, a
+ * softmax over its row, a weighted sum) take all looks at one batch while what it gathers
+ * is in cache. Batches start anew in each work item, so they depend on the graph alone.
+ */
+#ifndef GNN_ENTRY_BATCH_H
+#define GNN_ENTRY_BATCH_H
+
+#include "core/worksplit.h"
+
+enum {
+    BATCH = 64,
+    BATCH_ROWS = 64,
+    SCORES = 4 * GNN_WORK // numbers by entry and head at hand; see heads_at_once
+};
+
+typedef struct entry_batch {
+    int64_t row, n_rows; // rows [row, row + n_rows)
+    int64_t n;           // entries, at most GNN_WORK
+    int64_t chunk;       // number among the chunks of all heavy rows, or -1: whole rows
+    int64_t start[BATCH_ROWS + 1]; // row r of the batch has entries start[r], ...
+    int64_t col[GNN_WORK];
+    int64_t edge[GNN_WORK]; // in the caller's order
+} entry_batch;
+
+/* A matrix by row, head and channel: element (i, h, c) is data[i * stride + h * apart + c].
+ * Data NULL: absent. */
+typedef struct operand {
+    const void *data;
+    int64_t stride, apart;
+} operand;
+
+/* Where a kernel leaves rows: element (r, h, c) of the batch at [r * stride + h * apart + c]
+ * of `data` (the dtype) and of `acc` (the accumulator's), each NULL if not wanted. */
+typedef struct result {
+    void *data, *acc;
+    int64_t stride, apart;
+} result;
+
+/* How many of n_heads heads there is room for. */
+static inline int64_t heads_at_once(const entry_batch *b, int64_t n_heads) {
+    const int64_t most = SCORES / (b->n > b->n_rows ? b->n : b->n_rows);
+    return n_heads < most ? n_heads : most;
+}
+
+/* The heavy rows of a graph, at the front of scratch. */
+typedef struct heavy_rows {
+    const gnn_heavy *rows;
+    int64_t n_rows, n_chunks;
+} heavy_rows;
+
+static inline int64_t heavy_rows_bytes(const gnn_csr *a, int64_t *n_chunks) {
+    int64_t n_heavy;
+    *n_chunks = gnn_heavy_rows(a, NULL, &n_heavy);
+    return (n_heavy * (int64_t)sizeof(gnn_heavy) + 63) / 64 * 64;
+}
+
+/* Lists them in scratch and moves it past them. */
+static inline heavy_rows heavy_rows_list(const gnn_csr *a, void **scratch) {
+    heavy_rows heavy = {.rows = *scratch};
+    heavy.n_chunks = gnn_heavy_rows(a, *scratch, &heavy.n_rows);
+    *scratch = (char *)*scratch +
+               (heavy.n_rows * (int64_t)sizeof(gnn_heavy) + 63) / 64 * 64;
+    return heavy;
+}
+
+/* Number of chunks of heavy row h. */
+static inline int64_t heavy_row_chunks(const gnn_csr *a, const gnn_heavy *h) {
+    return (a->rowptr[h->row + 1] - a->rowptr[h->row] + GNN_WORK - 1) / GNN_WORK;
+}
+
+static inline void fill_batch(const gnn_csr *a, int64_t first, int64_t n,
+                              entry_batch *b) {
+    const int32_t *eid32 = a->eid_dtype == GNN_I32 ? a->eid : NULL;
+    const int64_t *eid64 = a->eid_dtype == GNN_I64 ? a->eid : NULL;
+    b->n = n;
+    for (int64_t e = 0; e < n; e++) {
+        b->col[e] = a->col[first + e];
+    }
+    for (int64_t e = 0; e < n; e++) {
+        b->edge[e] = eid32 != NULL   ? eid32[first + e]
+                     : eid64 != NULL ? eid64[first + e]
+                                     : first + e;
+    }
+}
+
+typedef void (*entry_body)(const void *job, const entry_batch *b);
+
+/* Calls body for every batch of item k, in order. A list without rows: nobody asks for
+ * the numbers of chunks. */
+static inline void walk_item(const gnn_csr *a, const heavy_rows *heavy, int64_t k,
+                             entry_body body, const void *job) {
+    entry_batch b;
+    const int64_t *rowptr = a->rowptr;
+    gnn_place at = gnn_item_start(a, k);
+    const gnn_place end = gnn_item_start(a, k + 1);
+    while (at.row < end.row || at.entry < end.entry) {
+        const int64_t degree = rowptr[at.row + 1] - rowptr[at.row];
+        b.row = at.row;
+        b.start[0] = 0;
+        if (degree <= GNN_WORK) {
+            int64_t r = 0;
+            do {
+                r++;
+                b.start[r] = rowptr[at.row + r] - at.entry;
+            } while (r < BATCH_ROWS && at.row + r < end.row &&
+                     rowptr[at.row + r + 1] - at.entry <= BATCH);
+            b.n_rows = r;
+            b.chunk = -1;
+            fill_batch(a, at.entry, b.start[r], &b);
+            at = (gnn_place){at.row + r, at.entry + b.start[r]};
+        } else {
+            const int64_t into = at.entry - rowptr[at.row];
+            const int64_t n = into + GNN_WORK < degree ? GNN_WORK : degree - into;
+            b.n_rows = 1;
+            b.start[1] = n;
+            b.chunk = into / GNN_WORK;
+            if (heavy->n_rows > 0) {
+                const int64_t h = gnn_heavy_at(heavy->rows, heavy->n_rows, at.row);
+                b.chunk += heavy->rows[h].first_chunk;
+            }
+            fill_batch(a, at.entry, n, &b);
+            at = (gnn_place){into + n < degree ? at.row : at.row + 1, at.entry + n};
+        }
+        body(job, &b);
+    }
+}
+
+#endif
