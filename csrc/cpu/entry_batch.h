@@ -61,8 +61,8 @@ static inline int64_t heavy_rows_bytes(const gnn_csr *a, int64_t *n_chunks) {
 static inline heavy_rows heavy_rows_list(const gnn_csr *a, void **scratch) {
     heavy_rows heavy = {.rows = *scratch};
     heavy.n_chunks = gnn_heavy_rows(a, *scratch, &heavy.n_rows);
-    *scratch = (char *)*scratch +
-               (heavy.n_rows * (int64_t)sizeof(gnn_heavy) + 63) / 64 * 64;
+    *scratch =
+        (char *)*scratch + (heavy.n_rows * (int64_t)sizeof(gnn_heavy) + 63) / 64 * 64;
     return heavy;
 }
 
@@ -126,6 +126,27 @@ static inline void walk_item(const gnn_csr *a, const heavy_rows *heavy, int64_t 
         }
         body(job, &b);
     }
+}
+
+/* Makes chunk c of all heavy rows a batch and returns the row's place in the list. */
+static inline int64_t take_chunk(const gnn_csr *a, const heavy_rows *heavy, int64_t c,
+                                 entry_batch *b) {
+    int64_t first = 0, beyond = heavy->n_rows; // the last row with first_chunk <= c
+    while (beyond - first > 1) {
+        const int64_t middle = first + (beyond - first) / 2;
+        if (heavy->rows[middle].first_chunk <= c) {
+            first = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    const gnn_heavy *h = &heavy->rows[first];
+    const int64_t begin = a->rowptr[h->row] + (c - h->first_chunk) * GNN_WORK;
+    const int64_t left = a->rowptr[h->row + 1] - begin;
+    b->row = h->row, b->n_rows = 1, b->chunk = c;
+    b->start[0] = 0, b->start[1] = left < GNN_WORK ? left : GNN_WORK;
+    fill_batch(a, begin, b->start[1], b);
+    return first;
 }
 
 #endif

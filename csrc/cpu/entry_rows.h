@@ -82,14 +82,14 @@ TARGET static inline void NAME(dots)(const entry_batch *b, operand u, bool wide,
                                      ACC scale, bool add, ACC *s) {
 #define CALL(n)                                                                        \
     if (f.data != NULL) {                                                              \
-        NAME(dots_of)                                                                  \
-        (b, u, false, x, at, f, true, first, n_heads, n_channels, scale, add, s, n);   \
+        NAME(dots_of)(b, u, false, x, at, f, true, first, n_heads, n_channels, scale,  \
+                      add, s, n);                                                      \
     } else if (wide) {                                                                 \
-        NAME(dots_of)                                                                  \
-        (b, u, true, x, at, f, false, first, n_heads, n_channels, scale, add, s, n);   \
+        NAME(dots_of)(b, u, true, x, at, f, false, first, n_heads, n_channels, scale,  \
+                      add, s, n);                                                      \
     } else {                                                                           \
-        NAME(dots_of)                                                                  \
-        (b, u, false, x, at, f, false, first, n_heads, n_channels, scale, add, s, n);  \
+        NAME(dots_of)(b, u, false, x, at, f, false, first, n_heads, n_channels, scale, \
+                      add, s, n);                                                      \
     }
     BY_VECTORS(n_channels, CALL)
 #undef CALL
@@ -145,9 +145,9 @@ INLINE void NAME(sums_of)(const entry_batch *b, const ACC *coef, operand x,
                     if (n == 0 && lanes <= 0) {
                         break;
                     }
-                    NAME(leave)
-                    (y, r * y->stride + (first + h) * y->apart + from + k * LANES,
-                     acc[k] * times, lanes);
+                    NAME(leave)(
+                        y, r * y->stride + (first + h) * y->apart + from + k * LANES,
+                        acc[k] * times, lanes);
                 }
             }
         }
@@ -160,11 +160,11 @@ TARGET static inline void NAME(sums)(const entry_batch *b, const ACC *coef, oper
                                      const ACC *factor, ACC scale, const result *y) {
 #define CALL(n)                                                                        \
     if (f.data != NULL) {                                                              \
-        NAME(sums_of)                                                                  \
-        (b, coef, x, at, f, true, first, n_heads, n_channels, factor, scale, y, n);    \
+        NAME(sums_of)(b, coef, x, at, f, true, first, n_heads, n_channels, factor,     \
+                      scale, y, n);                                                    \
     } else {                                                                           \
-        NAME(sums_of)                                                                  \
-        (b, coef, x, at, f, false, first, n_heads, n_channels, factor, scale, y, n);   \
+        NAME(sums_of)(b, coef, x, at, f, false, first, n_heads, n_channels, factor,    \
+                      scale, y, n);                                                    \
     }
     BY_VECTORS(n_channels, CALL)
 #undef CALL

@@ -11,7 +11,7 @@
 /* What the row kernels see. */
 typedef struct heads_view {
     const gnn_heads_args *args;
-    bool wide; // edge numbers are accumulators
+    bool wide;  // edge numbers are accumulators
     void *sums; // [chunks of heavy rows, H * C] accumulators
 } heads_view;
 

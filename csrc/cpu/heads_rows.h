@@ -19,9 +19,8 @@ TARGET static void NAME(spmm_batch)(const heads_view *s, const entry_batch *b) {
     for (int64_t h = 0; h < g->n_heads; h += most) {
         const int64_t n = g->n_heads - h < most ? g->n_heads - h : most;
         NAME(edge_numbers)(b, g->w, s->wide, g->n_heads, h, n, coef);
-        NAME(sums)
-        (b, coef, x, b->col, (operand){0}, h, n, g->n_channels, NULL,
-         b->chunk >= 0 ? 1 : (ACC)g->scale, &y);
+        NAME(sums)(b, coef, x, b->col, (operand){0}, h, n, g->n_channels, NULL,
+                   b->chunk >= 0 ? 1 : (ACC)g->scale, &y);
     }
 }
 
@@ -40,9 +39,8 @@ TARGET static void NAME(sddmm_batch)(const heads_view *s, const entry_batch *b) 
     const int64_t most = heads_at_once(b, g->n_heads);
     for (int64_t h = 0; h < g->n_heads; h += most) {
         const int64_t n = g->n_heads - h < most ? g->n_heads - h : most;
-        NAME(dots)
-        (b, u, false, v, b->col, (operand){0}, h, n, g->n_channels, (ACC)g->scale,
-         false, dots);
+        NAME(dots)(b, u, false, v, b->col, (operand){0}, h, n, g->n_channels,
+                   (ACC)g->scale, false, dots);
         NAME(put_edge_numbers)(b, dots, s->wide, g->n_heads, h, n, g->z);
     }
 }

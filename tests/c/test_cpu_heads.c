@@ -64,7 +64,8 @@ static void check_graph(const graph *g, gnn_dtype dtype, bool wide, int64_t head
         for (n_threads = 1; n_threads <= 3; n_threads += 2) {
             order_seed = (uint64_t)n_threads;
             memset(a.y, 0xee, (size_t)(g->n_rows * width * gnn_dtype_size(dtype)));
-            memset(a.z, 0xee, (size_t)(g->n_edges * heads * gnn_dtype_size(edge_dtype)));
+            memset(a.z, 0xee,
+                   (size_t)(g->n_edges * heads * gnn_dtype_size(edge_dtype)));
             CHECK_OK(gnn_heads_spmm_cpu(&a));
             CHECK_OK(gnn_heads_sddmm_cpu(&a));
             check_values(y, a.y, dtype, g->n_rows * width, "y");
@@ -102,7 +103,8 @@ int main(void) {
                         shapes[k][1], (k + d) % 3);
         }
         if (shapes[k][0] * shapes[k][1] <= 65) {
-            check_graph(&g, feature_dtypes[k % 4], k % 2, shapes[k][0], shapes[k][1], 0);
+            check_graph(&g, feature_dtypes[k % 4], k % 2, shapes[k][0], shapes[k][1],
+                        0);
         }
     }
     check_refusals();
