@@ -80,6 +80,30 @@ static __device__ __forceinline__ int64_t edge_of(const void *eid, bool is_64,
                        : __ldg((const int32_t *)eid + e);
 }
 
+/* n / divisor for 0 <= n < 2^31 and 1 <= divisor < 2^31 without a division, which is
+ * slow: floor(n * multiplier / 2^shift), exact as multiplier * divisor exceeds 2^shift by
+ * less than 2^(shift - 31). */
+struct gnn_divider {
+    uint64_t multiplier;
+    int shift, divisor;
+
+    __device__ __forceinline__ int quotient(int n) const {
+        return (int)((uint64_t)n * multiplier >> shift);
+    }
+    __device__ __forceinline__ int remainder(int n) const {
+        return n - quotient(n) * divisor;
+    }
+};
+
+static inline gnn_divider gnn_divider_of(int64_t divisor) {
+    int bits = 0;
+    while ((int64_t)1 << bits < divisor) {
+        bits++;
+    }
+    const uint64_t power = (uint64_t)1 << (31 + bits), d = (uint64_t)divisor;
+    return gnn_divider{(power + d - 1) / d, 31 + bits, (int)divisor};
+}
+
 /* ------------------------------------------------------------------------------ groups */
 
 /* Lane, group and warp of this thread, for groups of 1 << shift lanes. */

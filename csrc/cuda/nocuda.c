@@ -32,3 +32,34 @@ gnn_status gnn_gine_vjp_cuda(const gnn_gine_vjp_args *args, uint64_t stream) {
     (void)args, (void)stream;
     return not_built("gine_vjp");
 }
+
+int64_t gnn_edge_softmax_cuda_scratch(const gnn_edge_softmax_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_edge_softmax_cuda(const gnn_edge_softmax_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("edge_softmax");
+}
+
+gnn_status gnn_edge_softmax_vjp_cuda(const gnn_edge_softmax_args *args,
+                                     uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("edge_softmax_vjp");
+}
+
+int64_t gnn_heads_spmm_cuda_scratch(const gnn_heads_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_heads_spmm_cuda(const gnn_heads_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("heads_spmm");
+}
+
+gnn_status gnn_heads_sddmm_cuda(const gnn_heads_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("heads_sddmm");
+}

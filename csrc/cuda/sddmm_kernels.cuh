@@ -41,11 +41,17 @@ static __device__ __forceinline__ int64_t row_of_entry(const int64_t *rowptr, in
     return low;
 }
 
-/* The dot products of the first n of 32 entries; lane k gets that of entry k, whose row
- * and column it brings. */
+/* Two matrices of which dot products of n_features elements are taken. */
+template <typename T> struct dot_operands {
+    const T *u, *v;
+    int n_features, n_slices;
+};
+
+/* The first n of 32 dot products; lane k gets that of the k-th, for which it brings where
+ * in u and v the elements begin. */
 template <typename T, bool WIDE>
 static __device__ __forceinline__ typename gnn_accumulator<T>::type
-dot_products(const sddmm_view<T> &s, int64_t row, int col, int n,
+dot_products(const dot_operands<T> &s, int64_t u_begin, int64_t v_begin, int n,
              const gnn_place_in_warp &at) {
     typedef typename gnn_accumulator<T>::type A;
     typedef gnn_pack<T, WIDE> pack;
@@ -62,10 +68,10 @@ dot_products(const sddmm_view<T> &s, int64_t row, int col, int n,
             GNN_UNROLL
             for (int j = 0; j < GNN_EDGES_IN_FLIGHT; j++) {
                 const int entry = first + j * at.groups + at.group; // below 32
-                const int64_t r = __shfl_sync(GNN_FULL_WARP, row, entry);
-                const int64_t c = __shfl_sync(GNN_FULL_WARP, col, entry);
-                u[j] = columns.load(s.u + r * s.u_stride, entry < n);
-                v[j] = columns.load(s.v + c * s.v_stride, entry < n);
+                const int64_t of_u = __shfl_sync(GNN_FULL_WARP, u_begin, entry);
+                const int64_t of_v = __shfl_sync(GNN_FULL_WARP, v_begin, entry);
+                u[j] = columns.load(s.u + of_u, entry < n);
+                v[j] = columns.load(s.v + of_v, entry < n);
             }
             GNN_UNROLL
             for (int j = 0; j < GNN_EDGES_IN_FLIGHT; j++) {
@@ -95,6 +101,7 @@ __global__ void __launch_bounds__(GNN_BLOCK_THREADS, GNN_BLOCKS_AT_LEAST)
     sddmm_entries_kernel(const sddmm_view<T> s) {
     typedef typename gnn_accumulator<T>::type A;
     const gnn_place_in_warp at(s.group_shift), whole_warp(5);
+    const dot_operands<T> operands = {s.u, s.v, s.n_features, s.n_slices};
     const int64_t n_windows = (s.n_edges + SDDMM_WINDOW - 1) / SDDMM_WINDOW;
     for (int64_t w = at.warp; w < n_windows; w += at.warps) {
         const int64_t begin = w * SDDMM_WINDOW;
@@ -117,7 +124,8 @@ __global__ void __launch_bounds__(GNN_BLOCK_THREADS, GNN_BLOCKS_AT_LEAST)
                 scale = s.row_scale != NULL ? __ldg(s.row_scale + row) : scale;
                 scale *= s.col_scale != NULL ? __ldg(s.col_scale + col) : (A)1;
             }
-            const A dot = dot_products<T, WIDE>(s, row, col, n, at);
+            const A dot = dot_products<T, WIDE>(operands, row * s.u_stride,
+                                                col * s.v_stride, n, at);
             if (at.lane < n) {
                 narrow(scale * dot, s.z + edge_of(s.eid, s.eid_is_64, e));
             }

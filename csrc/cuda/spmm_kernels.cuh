@@ -33,6 +33,7 @@ template <typename T> struct spmm_view {
     const int64_t *split;  // [n_split, 2]: row and chunk
     const T *x;            // [n_cols, F], rows x_stride apart
     const T *weight;       // [n_edges] in the caller's order, or NULL
+    A scale;               // of every row that has none in row_scale
     const A *row_scale;    // [n_rows] or NULL
     const A *col_scale;    // [n_cols] or NULL
     A *sums;               // [n_split, F]
@@ -101,7 +102,8 @@ template <typename T, bool WIDE> struct spmm_row {
 
     __device__ __forceinline__ spmm_row(const spmm_view<T> &view, const spmm_item &it,
                                         const gnn_columns<T, WIDE> &c)
-        : s(view), item(it), columns(c), row(0), end(0), next_end(0), scale(1) {
+        : s(view), item(it), columns(c), row(0), end(0), next_end(0),
+          scale(view.scale) {
         GNN_UNROLL
         for (int k = 0; k < pack::SIZE; k++) {
             sum[k] = 0;
@@ -257,7 +259,7 @@ __global__ void __launch_bounds__(GNN_BLOCK_THREADS, GNN_BLOCKS_AT_LEAST)
         const int64_t row = s.split[2 * i];
         const int64_t degree = s.rowptr[row + 1] - s.rowptr[row];
         const int64_t n_chunks = (degree + SPMM_CHUNK - 1) / SPMM_CHUNK;
-        const A scale = s.row_scale != NULL ? s.row_scale[row] : (A)1;
+        const A scale = s.row_scale != NULL ? s.row_scale[row] : s.scale;
         for (int64_t f = (int64_t)blockIdx.y * 32 + at.lane; f < s.n_features;
              f += (int64_t)gridDim.y * 32) {
             const A *sums = s.sums + i * s.n_features + f;
@@ -282,6 +284,7 @@ static inline spmm_view<T> spmm_view_of(const gnn_csr *a, int64_t n_features,
     s.col = a->col;
     s.eid = a->eid;
     s.eid_is_64 = a->eid_dtype == GNN_I64;
+    s.scale = 1;
     s.split = a->split;
     s.n_split = a->n_split;
     s.sums = (typename gnn_accumulator<T>::type *)scratch;

@@ -6,10 +6,12 @@ heavy rows: every result must have the same bits.
 """
 
 import ctypes
+import sys
 from functools import cache
+from unittest import mock
 
 import torch
-from cuda_executor import ROOT, Library, Memory, build
+from cuda_executor import C_FLAGS, CC, ROOT, Library, Memory, build, run
 
 CHUNK = 256  # GNN_CUDA_CHUNK
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]  # as gnn_dtype
@@ -165,3 +167,44 @@ def spmm(*args, **kwargs):
 
 def sddmm(*args, **kwargs):
     return in_all_orders(run_sddmm, *args, **kwargs)
+
+
+# ----------------------------------------------------------------------- what tests ask
+
+
+def traffic(library, run_op, names, *args, **kwargs):
+    """{name: (sectors read, sectors written)} of one call."""
+    counted = {}
+
+    class Counting(Memory):
+        def _place(self, name, *rest):
+            address, held = super()._place(name, *rest)
+            self.places = {**getattr(self, "places", {}), name: address}
+            return address, held
+
+        def __exit__(self, *error):
+            for name in names:
+                place = self.places[name]
+                counted[name] = tuple(
+                    library.traffic(place, written)[0] for written in (False, True)
+                )
+            super().__exit__(*error)
+
+    library.count_traffic(True)
+    with mock.patch.object(sys.modules[__name__], "Memory", Counting):
+        run_op(library, *args, **kwargs)
+    return counted
+
+
+def check_layout(structs, folder):
+    """The ctypes of {name: structure} have the layout of gnn.h, or this raises."""
+    checks = [
+        f"_Static_assert(offsetof({name}, {field}) == {getattr(kind, field).offset}"
+        f' && sizeof({name}) == {ctypes.sizeof(kind)}, "{name}.{field}");'
+        for name, kind in structs.items()
+        for field, _ in kind._fields_
+    ]
+    checks.append(f'_Static_assert(GNN_CUDA_CHUNK == {CHUNK}, "chunk");')
+    source = folder / "layout.c"
+    source.write_text('#include "gnn.h"\n' + "\n".join(checks))
+    run([CC, *C_FLAGS, "-Icsrc", "-c", source, "-o", folder / "layout.o"])

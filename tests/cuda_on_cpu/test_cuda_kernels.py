@@ -9,8 +9,8 @@ from pathlib import Path
 import cuda_ops
 import pytest
 import torch
-from cuda_executor import C_FLAGS, CC, Refused, run
-from cuda_ops import Call, ops_library, run_sddmm, run_spmm
+from cuda_executor import Refused
+from cuda_ops import Call, ops_library, run_sddmm, run_spmm, traffic
 
 import gnnoffload as go
 
@@ -228,30 +228,6 @@ NARROW = {
 WIDTHS = [1, 2, 4, 7, 8, 12, 16, 31, 32, 33, 63, 64, 65, 128, 256, 257, 1000]
 
 
-def traffic(ops, run, names, *args):
-    """{name: (sectors read, sectors written)} of one call."""
-    counted = {}
-
-    class Counting(cuda_ops.Memory):
-        def _place(self, name, *rest):
-            address, held = super()._place(name, *rest)
-            self.places = {**getattr(self, "places", {}), name: address}
-            return address, held
-
-        def __exit__(self, *error):
-            for name in names:
-                place = self.places[name]
-                sectors = [ops.traffic(place, written)[0] for written in (False, True)]
-                counted[name] = tuple(sectors)
-            super().__exit__(*error)
-
-    ops.count_traffic(True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_ops, "Memory", Counting)
-        run(ops, *args)
-    return counted
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_sectors_of_a_gather(ops, width, dtype):
@@ -299,13 +275,4 @@ def test_sizes_of_the_argument_structs(tmp_path):
         "gnn_spmm_args": cuda_ops.SpmmArgs,
         "gnn_sddmm_args": cuda_ops.SddmmArgs,
     }
-    checks = [
-        f"_Static_assert(offsetof({name}, {field}) == {getattr(kind, field).offset}"
-        f' && sizeof({name}) == {cuda_ops.ctypes.sizeof(kind)}, "{name}.{field}");'
-        for name, kind in fields.items()
-        for field, _ in kind._fields_
-    ]
-    checks.append(f'_Static_assert(GNN_CUDA_CHUNK == {cuda_ops.CHUNK}, "chunk");')
-    source = tmp_path / "layout.c"
-    source.write_text('#include "gnn.h"\n' + "\n".join(checks))
-    run([CC, *C_FLAGS, "-Icsrc", "-c", source, "-o", tmp_path / "layout.o"])
+    cuda_ops.check_layout(fields, tmp_path)

@@ -69,17 +69,30 @@ def parse_usage(said):
     return found
 
 
+TYPES = {"f": "float", "d": "double", "6__half": "half", "13__nv_bfloat16": "bf16"}
+MODES = {  # what the integers of a kernel's template mean, in order
+    "gine_items": [("sum", "jvp", "vjp")],
+    "edge_softmax": [("forward", "vjp")],
+}
+
+
 def readable(mangled):
-    """spmm_items_kernel<float, wide> of a mangled name."""
-    name = re.match(r"_Z\d+([a-z_]+_kernel)", mangled)[1]
-    types = {"f": "float", "d": "double", "6__half": "half", "13__nv_bfloat16": "bf16"}
-    letter, wide, mode = re.search(
-        r"kernelI(f|d|6__half|13__nv_bfloat16)(?:Lb([01]))?E?(?:Li([0-2]))?", mangled
-    ).groups()
-    words = [types[letter]]
-    words += [] if mode is None else [("sum", "jvp", "vjp")[int(mode)]]
-    words += [] if wide is None else [("narrow", "wide")[int(wide)]]
-    return f"{name}<{', '.join(words)}>"
+    """spmm_items_kernel<float, wide> of a mangled name: types, modes, width."""
+    arguments = r"(?:f|d|6__half|13__nv_bfloat16|S0_|Lb[01]E|Li\d+E)"
+    name, listed = re.match(rf"_Z\d+([a-z_]+_kernel)I({arguments}+)E", mangled).groups()
+    modes = [
+        words for prefix in MODES if name.startswith(prefix) for words in MODES[prefix]
+    ]
+    types, integers, width = [], [], []
+    for word in re.findall(arguments, listed):
+        if word.startswith("Lb"):
+            width.append(("narrow", "wide")[int(word[2])])
+        elif word.startswith("Li"):
+            integers.append(modes[len(integers)][int(word[2:-1])])
+        else:  # S0_ repeats the first type that has a long name
+            repeated = next((t for t in types if t in ("half", "bf16")), None)
+            types.append(repeated if word == "S0_" else TYPES[word])
+    return f"{name}<{', '.join(types + integers + width)}>"
 
 
 def all_usage():

@@ -15,6 +15,8 @@ if not nvcc_kernels.has_nvcc():
 LOAD_16 = r"ld\.global\.nc\.(v4\.\w32|v2\.\w64)"
 STORE_16 = r"st\.global\.(v4\.\w32|v2\.\w64)"
 IN_FLIGHT = 4  # GNN_EDGES_IN_FLIGHT of csrc/cuda/lanes.cuh
+NO_ROWS = ("edge_softmax_cuda",)  # numbers an edge and head, moved one by one
+MULTIPLY, ONLY_ADD = ("spmm_items", "sddmm", "heads"), ("spmm_join", "gine")
 
 
 @pytest.mark.slow
@@ -51,7 +53,7 @@ def test_ptx_has_the_promised_loads(source):
     added in one rounding; nothing goes through local memory, and no kernel divides."""
     kernels = nvcc_kernels.ptx_of(source)
     wide = [kernel for kernel in kernels if kernel.endswith(", wide>")]
-    assert wide
+    assert wide or source.stem in NO_ROWS
     for kernel, body in kernels.items():
         for line in body:
             assert not re.match(r"(div|rem)\.|\.local|(ld|st)\.local", line), kernel
@@ -59,7 +61,8 @@ def test_ptx_has_the_promised_loads(source):
         wanted = 0 if kernel not in wide else row_loads(kernel)
         assert len(loads) == wanted, kernel
         multiplies = [line for line in body if re.match(r"fma\.rn\.f(32|64)", line)]
-        assert bool(multiplies) == kernel.startswith(("spmm_items", "sddmm")), kernel
+        assert multiplies or not kernel.startswith(MULTIPLY), kernel
+        assert not multiplies or not kernel.startswith(ONLY_ADD), kernel
         stores = [line for line in body if re.match(STORE_16, line)]
         assert bool(stores) == (kernel in wide and "sddmm" not in kernel), kernel
 
@@ -70,7 +73,7 @@ def row_loads(kernel):
     """
     if kernel.startswith("gine"):
         return {"sum": 2 * 2, "jvp": 2 * 4, "vjp": 2 * 2 + 1 + 2}[kernel[-10:-7]]
-    return IN_FLIGHT * (2 if kernel.startswith("sddmm") else 1)
+    return IN_FLIGHT * (2 if "sddmm" in kernel else 1)
 
 
 class Csr(ctypes.Structure):
