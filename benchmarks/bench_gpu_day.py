@@ -8,6 +8,7 @@ rest goes on; what would not fit the time is skipped by name.
 """
 
 import argparse
+import functools
 import os
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 import gnnoffload as go
-from benchmarks import gpu_ledger, gpu_stages
+from benchmarks import gpu_ledger, gpu_profile, gpu_stages, gpu_trace
 from gnnoffload._cuda_lane import device_named
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,8 +55,6 @@ def build(device, small):
 
 
 def _own_arch():
-    import torch
-
     return "{}.{}".format(*torch.cuda.get_device_capability())
 
 
@@ -87,10 +88,29 @@ def golden(device, small):
     return command([sys.executable, "tests/cuda_on_cpu/golden.py"], 120)
 
 
+def profile(device, small, path):
+    """Writes this machine's profile for the simulator."""
+    with gpu_trace.recorded(device) as (recorder, _, _):
+        about = "a dry run: copies simulated, the rest of this CPU"
+        if device.type == "cuda":
+            about = torch.cuda.get_device_properties(device).name + ", measured"
+        found = gpu_profile.calibrate(device, recorder, about, small)
+    gpu_profile.save(found, path)
+    return {"profile": found, "file": path.name}
+
+
+def trace(device, small, path):
+    """Keeps the trace beside the profile."""
+    known = path if path.exists() else None
+    return gpu_trace.trace(device, small, known, path.with_suffix(".trace.json.gz"))
+
+
 # name: function, seconds it may need, part of `bench --share`
 STAGES = {
     "build": (build, 60, False),
     "copies": (gpu_stages.copies, 40, True),
+    "profile": (profile, 20, True),
+    "trace": (trace, 50, True),
     "spmm": (gpu_stages.spmm, 30, True),
     "offload": (gpu_stages.offload, 120, True),
     "golden": (golden, 40, False),
@@ -120,6 +140,8 @@ def main(argv=None, share=False):
     parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
     parser.add_argument("--dry-run", action="store_true", help="small, on the CPU")
     parser.add_argument("--out", type=Path, default=gpu_ledger.FOLDER)
+    text = "where the machine's profile goes; default <out>/profiles/"
+    parser.add_argument("--profile", type=Path, help=text)
     options = parser.parse_args(argv)
     try:
         device = device_named("cpu" if options.dry_run else options.device)
@@ -127,6 +149,9 @@ def main(argv=None, share=False):
         parser.error(f"{error}; --dry-run runs small on the CPU")
     begin = time.monotonic()
     ledger = gpu_ledger.new(device, options.dry_run, share)
+    path = gpu_ledger.new_path(ledger, options.out / "profiles")
+    path = options.profile or path
+    given = {"profile": {"path": path}, "trace": {"path": path}}
     for name, (stage, seconds, shared) in STAGES.items():
         left = LIMIT - (time.monotonic() - begin)
         if share and not shared:
@@ -137,6 +162,7 @@ def main(argv=None, share=False):
                 "status": "skipped", "seconds": 0.0, "problem": text, "result": None,
             }  # fmt: skip
             continue
+        stage = functools.partial(stage, **given.get(name, {}))
         ledger["stages"][name] = play(name, stage, device, options.dry_run)
     path = gpu_ledger.save(ledger, options.out)
     print(f"written: {path}")

@@ -168,11 +168,17 @@ def save(ledger, folder=FOLDER):
     wrong = problems(ledger)
     if wrong:
         raise ValueError(f"ledger: {wrong[0]}" + f" (of {len(wrong)})")
-    gpu = re.sub(r"[^a-z0-9]+", "-", ledger["machine"]["gpu"].lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
+    path = new_path(ledger, folder)
+    path.write_text(json.dumps(ledger, indent=1) + "\n")
+    return path
+
+
+def new_path(ledger, folder):
+    """<folder>/<date>-<gpu>.json, with a number where there is one already."""
+    gpu = re.sub(r"[^a-z0-9]+", "-", ledger["machine"]["gpu"].lower()).strip("-")
     stem = f"{ledger['date']}-{gpu}" + ("-dry" if ledger["dry_run"] else "")
     path, n = folder / f"{stem}.json", 2
     while path.exists():
         path, n = folder / f"{stem}-{n}.json", n + 1
-    path.write_text(json.dumps(ledger, indent=1) + "\n")
     return path

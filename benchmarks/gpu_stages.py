@@ -39,19 +39,24 @@ def copies(device, small):
 
 
 def profile_of(found):
-    """out_rate, in_rate, both_percent, pageable_rate, copy_latency (ns)."""
+    """out_rate, in_rate, both_percent, pageable_rate, copy_latency (ns).
+
+    A copy of n bytes takes latency + n / rate: the line through the smallest and the
+    largest size that were measured.
+    """
     if isinstance(found["pinned"], str):
         return {"problem": found["pinned"]}
-    rows = [row for row in found["pinned"] if all(row)]
-    out, back, both = rows[-1]
-    small, size = rows[0], found["sizes"][0]
-    latency = min(size / small[way] - size / rows[-1][way] for way in (0, 1))
+    rows = zip(found["sizes"], found["pinned"], strict=True)
+    (small, slow), *_, (large, fast) = [(n, row) for n, row in rows if all(row)]
+    seconds = [(small / slow[way], large / fast[way]) for way in (0, 1)]
+    rates = [(large - small) / (last - first) for first, last in seconds]
+    latency = min(seconds[way][0] - small / rates[way] for way in (0, 1))
     profile = {
-        "out_rate": out,
-        "in_rate": back,
-        "both_percent": 100 * both / (out + back),
+        "out_rate": rates[0],
+        "in_rate": rates[1],
+        "both_percent": 100 * fast[2] / (fast[0] + fast[1]),
+        "copy_latency": max(0, round(1e9 * latency)),
     }
-    profile["copy_latency"] = max(0, round(1e9 * latency))
     if not isinstance(found["pageable"], str):
         profile["pageable_rate"] = [row for row in found["pageable"] if all(row)][-1][0]
     return profile

@@ -194,6 +194,12 @@ static PyObject *copy_rates(PyObject *self, PyObject *args, PyObject *keywords) 
     return list;
 }
 
+/* For measurements: a table that writes calls down goes in front of this one. */
+static PyObject *cuda_api_address(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return PyLong_FromUnsignedLongLong((uintptr_t)gnn_cuda_api_runtime());
+}
+
 /* For tests: a table of CUDA calls from another library puts its texts where ours are
  * found. */
 static PyObject *fail_address(PyObject *self, PyObject *unused) {
@@ -204,6 +210,8 @@ static PyObject *fail_address(PyObject *self, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"copy_rates", (PyCFunction)(void (*)(void))copy_rates,
      METH_VARARGS | METH_KEYWORDS, copy_rates_doc},
+    {"cuda_api_address", cuda_api_address, METH_NOARGS,
+     "Address of the CUDA runtime's table of calls."},
     {"fail_address", fail_address, METH_NOARGS, "Tests: address of gnn_fail."},
     {"spill_probe", (PyCFunction)(void (*)(void))spill_probe,
      METH_VARARGS | METH_KEYWORDS, spill_probe_doc},

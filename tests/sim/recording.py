@@ -87,6 +87,9 @@ class Recorder:
         self.lib = library()
         self.table = self.lib.rec_open(api)
 
+    def __len__(self):
+        return self.lib.rec_calls(ctypes.byref(ctypes.POINTER(Line)()))
+
     def kernel(self, device, stream, name, reads, writes):
         """Queued by the program. Returns its number, for `set_cost`."""
         n, array = ranges(reads, writes)

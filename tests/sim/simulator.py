@@ -127,9 +127,10 @@ def load(*defines):
 
 
 def profile(name, **changes):
-    values = json.loads(
-        (Path(__file__).parent / "profiles" / f"{name}.json").read_text()
-    )
+    """Of profiles/<name>.json, or of the file at a Path, as gpu-day writes it."""
+    if not isinstance(name, Path):
+        name = Path(__file__).parent / "profiles" / f"{name}.json"
+    values = json.loads(name.read_text())
     values |= changes
     return Profile(*(int(values[field]) for field, _ in Profile._fields_))
 
