@@ -2,6 +2,7 @@
 
 import gnnoffload._platform  # noqa: F401 first: it says why the rest cannot load
 from gnnoffload import config, graph, nn, ops, reference
+from gnnoffload._chunk import chunk
 from gnnoffload._convert import conversion_report, convert, revert
 from gnnoffload._offload import keep, offload
 from gnnoffload._version import __version__
@@ -18,6 +19,7 @@ __all__ = [
     "OffloadError",
     "SpillError",
     "__version__",
+    "chunk",
     "config",
     "conversion_report",
     "convert",

@@ -98,6 +98,7 @@ def _overridden_by_class(cls, base):
     for parent in cls.__mro__[: cls.__mro__.index(base)]:
         propagate = parent.__dict__.get("propagate", MessagePassing.propagate)
         compiled = propagate.__module__.endswith("_propagate")
+        compiled |= hasattr(propagate, "cuts_messages")  # gnnoffload.chunk's
         if not compiled and propagate is not MessagePassing.propagate:
             return "propagate() overridden"
     return None
