@@ -1,11 +1,12 @@
 """Train graph neural networks larger and faster than GPU memory allows."""
 
 import gnnoffload._platform  # noqa: F401 first: it says why the rest cannot load
-from gnnoffload import config, graph, nn, ops, reference
+from gnnoffload import attention, config, graph, nn, ops, reference
 from gnnoffload._chunk import chunk
 from gnnoffload._convert import conversion_report, convert, revert
 from gnnoffload._offload import keep, offload
 from gnnoffload._version import __version__
+from gnnoffload.attention import edge_softmax
 from gnnoffload.config import show_config
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
@@ -19,10 +20,12 @@ __all__ = [
     "OffloadError",
     "SpillError",
     "__version__",
+    "attention",
     "chunk",
     "config",
     "conversion_report",
     "convert",
+    "edge_softmax",
     "gather",
     "gine",
     "graph",

@@ -1,10 +1,10 @@
-"""The sparse-dense product, the edge-wise inner product and GINE's sum, with
-gradients."""
+"""The sparse-dense product, the edge-wise inner product, both also head by head, and
+GINE's sum, with gradients."""
 
 import torch
 from torch import Tensor
 
-from gnnoffload import _dispatch, _dispatch_gine
+from gnnoffload import _dispatch, _dispatch_gine, _dispatch_heads
 from gnnoffload.errors import named
 from gnnoffload.graph import Graph, as_graph
 
@@ -20,15 +20,18 @@ def spmm(
 
     Args:
         graph: a `Graph`, or `[2, E]` edge_index (or another form `as_graph` takes).
-        x: `[num_src, F]`, float32, float64, bfloat16 or float16; any strides.
-        weight: `[E]` w in the caller's edge order, or None for ones.
+        x: `[num_src, F]`, float32, float64, bfloat16 or float16; any strides. Or
+            `[num_src, H, C]`: C features for each of H heads.
+        weight: `[E]` w in the caller's edge order, or None for ones. With heads
+            `[E, H]`, one for each head (and no row_scale, col_scale).
         reduce: "sum", or "mean": divides by the number of edges into i (by 1 where
             there are none, so a mean over nothing is 0).
         row_scale: `[num_dst]` s, col_scale: `[num_src]` t; constants without gradient.
         size: (sources, destinations) of a plain edge_index; None: x's rows, both.
 
     Returns:
-        `[num_dst, F]` of `torch.promote_types(x.dtype, weight.dtype)`.
+        `[num_dst, F]`, or `[num_dst, H, C]`, of
+        `torch.promote_types(x.dtype, weight.dtype)`.
 
     Raises:
         GraphError, TypeError, ValueError: see `Graph`; x, weight or a scale of the
@@ -51,6 +54,8 @@ def spmm(
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, x, x)
     if not _is_matrix(x, graph._n_src, graph):
+        if isinstance(x, Tensor) and x.dim() == 3:
+            return _heads_spmm(graph, x, weight, reduce, row_scale, col_scale)
         raise _matrix_error("spmm", "x", x, graph, graph._n_src, "source")
     if weight is not None:
         _check_vector("spmm", "weight", weight, graph._n_edges, "edge", graph)
@@ -77,11 +82,13 @@ def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
 
     Args:
         graph: as in `spmm`; `size` defaults to (rows of b, rows of a).
-        a: `[num_dst, F]`, b: `[num_src, F]`; promoted to one dtype; any strides.
-        row_scale: `[num_dst]` s, col_scale: `[num_src]` t; constants without gradient.
+        a: `[num_dst, F]`, b: `[num_src, F]`; promoted to one dtype; any strides. Or
+            `[num_dst, H, C]` and `[num_src, H, C]`: C features for each of H heads.
+        row_scale: `[num_dst]` s, col_scale: `[num_src]` t; constants without gradient;
+            not with heads.
 
     Returns:
-        `[E]` in the caller's edge order.
+        `[E]`, or `[E, H]`, in the caller's edge order.
 
     Numerics and Memory: as `spmm`; backward saves a and b.
 
@@ -93,6 +100,8 @@ def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
     if type(graph) is not Graph:
         graph = _graph_of(graph, size, b, a)
     if not _is_matrix(a, graph._n_dst, graph):
+        if isinstance(a, Tensor) and a.dim() == 3:
+            return _heads_sddmm(graph, a, b, row_scale, col_scale)
         raise _matrix_error("sddmm", "a", a, graph, graph._n_dst, "destination")
     if not _is_matrix(b, graph._n_src, graph):
         raise _matrix_error("sddmm", "b", b, graph, graph._n_src, "source")
@@ -165,6 +174,68 @@ def gine(graph, x, edge, *, size=None) -> Tensor:
         raise named(error) from None
 
 
+# ------------------------------------------------------------------ products by head
+
+
+def _heads_spmm(graph, x, weight, reduce, row_scale, col_scale):
+    """spmm of x [M, H, C] and weight [E, H] or None."""
+    check_rows("spmm", graph, "x", x, (graph._n_src, "source"), "H", "C")
+    _no_scales("spmm", row_scale, col_scale)
+    if reduce not in ("sum", "mean"):
+        raise ValueError(f"spmm: reduce must be 'sum' or 'mean', got {reduce!r}")
+    heads = x.shape[1]
+    if weight is None:
+        y = spmm(graph, x.flatten(1), reduce=reduce)
+        return y.view(graph._n_dst, *x.shape[1:])
+    check_rows("spmm", graph, "weight", weight, (graph._n_edges, "edge"), heads)
+    if weight.dtype is not x.dtype:
+        dtype = torch.promote_types(x.dtype, weight.dtype)
+        x, weight = x.to(dtype), weight.to(dtype)
+    if heads == 0:
+        return x.new_zeros(graph._n_dst, *x.shape[1:])
+    records = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    try:
+        y = _dispatch_heads.heads_spmm(x.flatten(1), weight, graph.args(records))
+    except RuntimeError as error:
+        raise named(error) from None
+    y = y.view(graph._n_dst, *x.shape[1:])
+    if reduce == "mean":
+        y = y * graph.inverse_degree(y.dtype)[:, None, None]
+    return y
+
+
+def _heads_sddmm(graph, a, b, row_scale, col_scale):
+    """sddmm of a [N, H, C] and b [M, H, C]."""
+    check_rows("sddmm", graph, "a", a, (graph._n_dst, "destination"), "H", "C")
+    check_rows("sddmm", graph, "b", b, (graph._n_src, "source"), *a.shape[1:])
+    _no_scales("sddmm", row_scale, col_scale)
+    if a.dtype is not b.dtype:
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        a, b = a.to(dtype), b.to(dtype)
+    heads = a.shape[1]
+    if heads == 0:
+        return a.new_zeros(graph._n_edges, 0)
+    records = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    try:
+        return _dispatch_heads.heads_sddmm(
+            a.flatten(1),
+            b.flatten(1),
+            graph.args(records),
+            heads,
+            False,
+        )
+    except RuntimeError as error:
+        raise named(error) from None
+
+
+def _no_scales(op, row_scale, col_scale):
+    if row_scale is not None or col_scale is not None:
+        raise ValueError(
+            f"{op}: row_scale and col_scale are for matrices: multiply them into what "
+            "has heads"
+        )
+
+
 # ---------------------------------------------------------------------- validation
 
 
@@ -226,6 +297,25 @@ def _tensor_error(op, name, x, graph):
             f"{op}: {name} must be on the graph's device {graph.device}, got {x.device}"
         )
     return None
+
+
+def check_rows(op, graph, name, x, rows, *sizes):
+    """x must be a tensor of `rows` = (number, what one is for) and then `sizes`, of
+    which a letter stands for any number."""
+    error = _tensor_error(op, name, x, graph)
+    if error is not None:
+        raise error
+    n_rows, what = rows
+    wanted = n_rows, *sizes
+    if x.dim() != len(wanted) or any(
+        isinstance(size, int) and size != n
+        for size, n in zip(wanted, x.shape, strict=True)
+    ):
+        shape = ", ".join(map(str, wanted))
+        raise ValueError(
+            f"{op}: {name} must have shape [{shape}], one row per {what}, got "
+            f"{list(x.shape)}"
+        )
 
 
 def _check_vector(op, name, vector, length, what, graph):

@@ -1,13 +1,14 @@
-"""The ops of `gnnoffload.ops` in plain torch: slow, obvious, the oracle of the tests.
+"""The ops of gnnoffload in plain torch: slow, obvious, the oracle of the tests.
 
 Every function gathers its messages as an [E, F] tensor and adds them up; autograd does
-the rest. Same names, same arguments, same results as `ops`.
+the rest. Same names, same arguments, same results as the ops.
 """
 
 import torch
 from torch import Tensor
 
 from gnnoffload.graph import Graph
+from gnnoffload.reference_attention import edge_softmax  # noqa: F401
 
 
 def _ends(graph, size, src, dst):
@@ -23,22 +24,23 @@ def spmm(
 ) -> Tensor:
     source, destination, _, n_dst = _ends(graph, size, x, x)
     message = x.index_select(0, source)
+    ones = [1] * (x.dim() - 1)  # a weight for each edge, or for each head of it
     if col_scale is not None:
         message = message * col_scale[source, None]
     if weight is not None:
-        message = message * weight[:, None]
-    y = message.new_zeros(n_dst, x.shape[1]).index_add(0, destination, message)
+        message = message * weight[..., None]
+    y = message.new_zeros(n_dst, *x.shape[1:]).index_add(0, destination, message)
     if reduce == "mean":
         degree = torch.zeros(n_dst, dtype=torch.int64).index_add(
             0, destination, torch.ones_like(destination)
         )
-        y = y / degree.clamp(min=1)[:, None].to(y.dtype)
+        y = y / degree.clamp(min=1).view(-1, *ones).to(y.dtype)
     return y if row_scale is None else y * row_scale[:, None]
 
 
 def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
     source, destination, _, _ = _ends(graph, size, b, a)
-    z = (a.index_select(0, destination) * b.index_select(0, source)).sum(dim=1)
+    z = (a.index_select(0, destination) * b.index_select(0, source)).sum(dim=-1)
     if row_scale is not None:
         z = z * row_scale[destination]
     return z if col_scale is None else z * col_scale[source]

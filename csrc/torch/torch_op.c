@@ -2,6 +2,7 @@
 #include "torch/torch_op.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define NAMESPACE "gnnoffload"
 
@@ -123,6 +124,12 @@ gnn_status torch_op_tensor(struct torch_op *op, uint64_t i, struct torch_view *v
 
 int64_t torch_op_int(const struct torch_op *op, uint64_t i) {
     return (int64_t)op->arg[i];
+}
+
+double torch_op_float(const struct torch_op *op, uint64_t i) {
+    double value;
+    memcpy(&value, &op->arg[i], sizeof value);
+    return value;
 }
 
 /* torch's dtype codes, asked for once per process: they never change in it. */

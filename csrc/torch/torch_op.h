@@ -13,7 +13,7 @@
 #include "gnn.h"
 #include "torch/torch_abi.h"
 
-enum { TORCH_OP_MAX_TENSORS = 24, TORCH_OP_MAX_OUTPUTS = 8 };
+enum { TORCH_OP_MAX_TENSORS = 48, TORCH_OP_MAX_OUTPUTS = 12 };
 
 struct torch_op {
     const char *name;        // "spmm", for messages
@@ -40,10 +40,12 @@ typedef gnn_status (*torch_op_body)(struct torch_op *op);
 void torch_op_call(const char *name, torch_op_body body, uint64_t n_tensors,
                    StableIValue *stack, uint64_t n_args, uint64_t n_outputs);
 
-/* Argument i, which must be a tensor (the first n_tensors arguments are) or an int.
+/* Argument i, which must be a tensor (the first n_tensors arguments are), an int or a
+ * float.
  * GNN_ETYPE for a tensor on another device than the op's, unless it is empty. */
 gnn_status torch_op_tensor(struct torch_op *op, uint64_t i, struct torch_view *view);
 int64_t torch_op_int(const struct torch_op *op, uint64_t i);
+double torch_op_float(const struct torch_op *op, uint64_t i);
 
 /* The dtype of a view. GNN_ETYPE naming `argument` when the core does not have it. */
 gnn_status torch_op_dtype(const struct torch_op *op, const struct torch_view *view,
@@ -90,6 +92,6 @@ bool torch_ops_define(const struct torch_op_definition *ops);
 
 /* The ops of each family. */
 extern const struct torch_op_definition torch_ops_graph[], torch_ops_spmm[],
-    torch_ops_gine[];
+    torch_ops_gine[], torch_ops_heads[];
 
 #endif

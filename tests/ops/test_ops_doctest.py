@@ -4,11 +4,11 @@ import doctest
 
 import pytest
 
-from gnnoffload import graph, messages, ops
+from gnnoffload import attention, graph, messages, ops
 
 
 @pytest.mark.parametrize(
-    "module", [graph, messages, ops], ids=lambda module: module.__name__
+    "module", [attention, graph, messages, ops], ids=lambda module: module.__name__
 )
 def test_examples(module):
     result = doctest.testmod(module)
