@@ -50,6 +50,8 @@ def edge_softmax(graph, scores, *, size=None) -> Tensor:
     check_rows(
         "edge_softmax", graph, "scores", scores, (graph._n_edges, "edge"), *sizes
     )
+    if scores.numel() == 0:
+        return scores * 1
     records = torch.is_grad_enabled() and scores.requires_grad
     try:
         alpha = _dispatch_heads.edge_softmax(

@@ -14,8 +14,8 @@ static gnn_status per_edge(struct torch_op *op, uint64_t i, const char *argument
                            const gnn_csr *a, bool first, gnn_dtype *dtype,
                            struct torch_view *view) {
     GNN_TRY(torch_op_matrix(op, i, argument, a->n_edges, first, dtype, view));
-    GNN_REQUIRE(torch_op_row_stride(view) == view->size[1], GNN_EINVAL,
-                "%s: %s must be contiguous", op->name, argument);
+    GNN_REQUIRE(view->numel == 0 || torch_op_row_stride(view) == view->size[1],
+                GNN_EINVAL, "%s: %s must be contiguous", op->name, argument);
     return GNN_OK;
 }
 

@@ -173,20 +173,20 @@ def test_functional_transforms():
 
 
 @pytest.mark.law(1)
-def test_opcheck_of_what_runs_by_head():
+@pytest.mark.parametrize("needs", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_opcheck(needs):
     edges, size = GRAPHS["bipartite"]
     args = go.Graph(edges, size).args(with_csc=True)
-    for needs in (False, True):
-        x, a = torch.randn(size[0], 6), torch.randn(size[1], 6)
-        weight = torch.randn(edges.shape[1], 2)
-        x, a, weight = (t.requires_grad_(needs) for t in (x, a, weight))
-        opcheck(_dispatch_heads.edge_softmax_op, (weight, *args))
-        grad = torch.randn_like(weight, requires_grad=needs)
-        opcheck(_dispatch_heads.edge_softmax_vjp_op, (grad, weight, *args))
-        opcheck(_dispatch_heads.heads_spmm_op, (x, weight, *args))
-        opcheck(_dispatch_heads.heads_sddmm_op, (a, x, *args, 2, False))
-        half = x.detach().bfloat16().requires_grad_(needs)
-        opcheck(_dispatch_heads.heads_spmm_op, (half, weight, *args))
+    x, a = torch.randn(size[0], 6), torch.randn(size[1], 6)
+    weight = torch.randn(edges.shape[1], 2)
+    x, a, weight = (t.requires_grad_(needs) for t in (x, a, weight))
+    opcheck(_dispatch_heads.edge_softmax_op, (weight, *args))
+    grad = torch.randn_like(weight, requires_grad=needs)
+    opcheck(_dispatch_heads.edge_softmax_vjp_op, (grad, weight, *args))
+    opcheck(_dispatch_heads.heads_spmm_op, (x, weight, *args))
+    opcheck(_dispatch_heads.heads_sddmm_op, (a, x, *args, 2, False))
+    half = x.detach().bfloat16().requires_grad_(needs)
+    opcheck(_dispatch_heads.heads_spmm_op, (half, weight, *args))
 
 
 # ------------------------------------------------------------------------------- limits
@@ -254,7 +254,7 @@ REFUSED = [
     ("spmm", (X, E), dict(reduce="mul"), "reduce must be"),
     ("sddmm", (X, X), {}, r"a must have shape \[4, H, C\], one row per destination"),
     ("sddmm", (X[:4], X[:, :1]), {}, r"b must have shape \[5, 2, 3\]"),
-    ("sddmm", (X[:4], X), dict(col_scale=S[:, 0]), "are for matrices"),
+    ("sddmm", (X[:4], X), dict(col_scale=S[:, 0]), "row_scale and col_scale are for"),
 ]
 
 
