@@ -148,6 +148,28 @@ class Graph:
             raise GraphError("Graph.from_pyg: data has neither edge_index nor adj_t")
         return as_graph(form, (n_nodes, n_nodes))[0]
 
+    @classmethod
+    def from_dgl(cls, g, etype=None) -> "Graph":
+        """The graph of a DGL graph or block; edge weights keep DGL's edge order.
+
+        Args:
+            g: anything with DGL's `edges(order="eid", etype=...)`, `num_src_nodes`,
+                `num_dst_nodes`, `canonical_etypes` and `to_canonical_etype`.
+            etype: which relation of a heterogeneous graph; None: its only one.
+
+        `docs/from_dgl.md` says which op of ours stands for which of DGL's.
+        """
+        relations = g.canonical_etypes
+        if etype is None and len(relations) != 1:
+            raise GraphError(
+                f"Graph.from_dgl: g has {len(relations)} edge types, name one: "
+                + ", ".join(map(str, relations))
+            )
+        relation = relations[0] if etype is None else g.to_canonical_etype(etype)
+        edges = torch.stack(g.edges(order="eid", etype=relation))
+        size = g.num_src_nodes(relation[0]), g.num_dst_nodes(relation[2])
+        return cls(edges, size)
+
     # --------------------------------------------------------------------------- facts
 
     @property
