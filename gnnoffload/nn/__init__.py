@@ -17,9 +17,12 @@ PYG_LAYERS = {
     "SAGEConv": "sage_conv",
     "SGConv": "sg_conv",
     "SimpleConv": "simple_conv",
+    "SuperGATConv": "supergat_conv",
     "TAGConv": "tag_conv",
 }
-OWN_LAYERS = {"InteractionNetwork": "interaction_network"}
+OWN_LAYERS = {
+    "InteractionNetwork": "interaction_network",
+}
 __all__ = [
     "APPNP",
     "ChebConv",
@@ -32,6 +35,7 @@ __all__ = [
     "SAGEConv",
     "SGConv",
     "SimpleConv",
+    "SuperGATConv",
     "TAGConv",
 ]
 

@@ -32,20 +32,22 @@ class Looped(NamedTuple):
     old_edge: Tensor | None  # [L] its position
 
 
-def with_self_loops(graph, keep_existing):
+def with_self_loops(graph, keep_existing, n_loops=None):
     """The variant of `graph` in which each node has a new self-loop, built once.
 
     keep_existing : leave loops that are already there (torch.sparse) or drop them
+    n_loops : for nodes 0 .. n_loops - 1; None: all
     """
-    key = ("self_loops", keep_existing)
+    n_loops = graph.num_dst if n_loops is None else n_loops
+    key = ("self_loops", keep_existing, n_loops)
     if key not in graph.cache:
-        graph.cache[key] = _build_self_loops(graph, keep_existing)
+        graph.cache[key] = _build_self_loops(graph, keep_existing, n_loops)
     return graph.cache[key]
 
 
-def _build_self_loops(graph, keep_existing):
-    edges, n = graph.edge_index, graph.num_dst
-    nodes = torch.arange(n, dtype=edges.dtype, device=edges.device)
+def _build_self_loops(graph, keep_existing, n_loops):
+    edges = graph.edge_index
+    nodes = torch.arange(n_loops, dtype=edges.dtype, device=edges.device)
     keep = old_node = old_edge = None
     is_loop = edges[0] == edges[1]
     if not keep_existing and bool(is_loop.any()):
@@ -53,8 +55,8 @@ def _build_self_loops(graph, keep_existing):
         old_edge = is_loop.nonzero().view(-1)
         old_node = edges[0, old_edge].long()
         edges = edges[:, keep]
-    edges = torch.cat([edges, nodes.expand(2, n)], dim=1)
-    return Looped(Graph(edges, (n, n)), keep, old_node, old_edge)
+    edges = torch.cat([edges, nodes.expand(2, n_loops)], dim=1)
+    return Looped(Graph(edges, graph.size), keep, old_node, old_edge)
 
 
 def unweighted_scale(graph, dtype):

@@ -10,6 +10,7 @@ TOLERANCE = {
     torch.float16: 1e-2,
     torch.bfloat16: 6e-2,
 }
+FLOOR = 0.05
 
 
 class Mismatch(AssertionError):
@@ -25,7 +26,10 @@ def compare(ours, theirs, inputs, *, tolerance=None):
     inputs : tuple of positional or dict of keyword arguments. Floating tensors in it
         (also inside tuples) are copied as leaves; those that require a gradient get it
         compared. `Each(a, b)` hands a to ours and b to theirs.
-    tolerance : largest |difference| / largest |entry|; default by dtype
+    tolerance : largest |difference| / largest |entry|; default by dtype. The entry is
+        that of the tensor, or FLOOR of the largest gradient of the call if that is
+        more: a gradient that is zero but for rounding (of a bias under a softmax) has
+        no size of its own.
 
     Returns
     -------
@@ -40,8 +44,11 @@ def compare(ours, theirs, inputs, *, tolerance=None):
     runs = [_run(layer, inputs, side) for side, layer in enumerate((ours, theirs))]
     if runs[0].keys() != runs[1].keys():
         raise Mismatch(f"results differ: {sorted(runs[0].keys() ^ runs[1].keys())}")
+    gradients = (t for name, t in runs[1].items() if name != "output" and t.numel())
+    largest = max((t.abs().max().item() for t in gradients), default=0.0)
+    floors = {name: 0.0 if name == "output" else FLOOR * largest for name in runs[1]}
     return {
-        name: _difference(name, runs[0][name], runs[1][name], tolerance)
+        name: _difference(name, runs[0][name], runs[1][name], tolerance, floors[name])
         for name in runs[1]
     }
 
@@ -103,7 +110,7 @@ def _differentiable(value):
     )
 
 
-def _difference(name, ours, theirs, tolerance):
+def _difference(name, ours, theirs, tolerance, floor):
     if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
         raise Mismatch(
             f"{name}: got {ours.dtype} {tuple(ours.shape)}, "
@@ -114,7 +121,7 @@ def _difference(name, ours, theirs, tolerance):
     limit = TOLERANCE[theirs.dtype] if tolerance is None else tolerance
     ours, theirs = ours.double(), theirs.double()
     difference = (ours - theirs).abs().max().item()
-    relative = difference / max(theirs.abs().max().item(), 1e-30)
+    relative = difference / max(theirs.abs().max().item(), floor, 1e-30)
     if not (relative <= limit or difference <= 1e-30):
         raise Mismatch(f"{name}: differs by {relative:.2e}, limit {limit:.0e}")
     return relative

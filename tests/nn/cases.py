@@ -96,12 +96,20 @@ OPTIONS = {
         {"combine_root": "self_loop", "aggr": "mean"},
         {"flow": "target_to_source"},
     ],
+    "SuperGATConv": [
+        {},
+        {"heads": 3},
+        {"heads": 2, "concat": False, "bias": False},
+        {"heads": 2, "attention_type": "SD"},
+        {"heads": 2, "add_self_loops": False, "negative_slope": 0.5},
+    ],
 }
 NORMALIZING = ("GCNConv", "SGConv", "TAGConv", "APPNP", "LGConv")
-SQUARE = (*NORMALIZING, "ChebConv")  # one set of nodes
+SQUARE = (*NORMALIZING, "ChebConv", "SuperGATConv")  # one set of nodes
 REQUIRED = {"ChebConv": {"K": 3}, "APPNP": {"K": 2, "alpha": 0.1}}
 WITHOUT_WIDTHS = ("APPNP", "LGConv", "SimpleConv")
-WEIGHTED = (*SQUARE, "GraphConv", "SimpleConv")
+WEIGHTED = (*NORMALIZING, "ChebConv", "GraphConv", "SimpleConv")
+ATTENTION = ("SuperGATConv",)
 FORMS = ("edge_index", "edge_index32", "EdgeIndex", "Graph", "coo", "csr", "csc")
 
 
@@ -112,6 +120,8 @@ def make(module, name, options, dtype):
     cls = getattr(module, name)
     if name in WITHOUT_WIDTHS:
         return cls(**options).to(dtype)
+    if name == "SuperGATConv":  # training samples edges at random
+        return cls(F_IN, width, **options).to(dtype).eval()
     if name.startswith("GIN"):
         return cls(torch.nn.Linear(F_IN, width), **options).to(dtype)
     return cls(F_IN, width, **options).to(dtype)
@@ -155,10 +165,13 @@ def applicable(name, options, form, dtype):
         return False  # torch.sparse.mm knows no bfloat16
     if sparse and options.get("flow"):
         return False  # PyG raises ValueError
-    if form == "csc" and name == "GINEConv":
+    if form == "csc" and (name == "GINEConv" or name in ATTENTION):
         return False  # ValueError: invalid layout
-    if sparse and name == "ChebConv":
+    if sparse and name in ("ChebConv", "SuperGATConv"):
         return False
+    loops = name.startswith("GAT") and options.get("add_self_loops", True)
+    if sparse and loops and "edge_dim" in options:
+        return False  # AssertionError
     if form == "csc" and name in NORMALIZING and options.get("normalize", True):
         return False  # NotImplementedError
     if form == "csc" and options.get("combine_root") == "self_loop":
@@ -191,7 +204,7 @@ def inputs_of(name, options, form, dtype, bipartite=False, weighted=False, seed=
     if bipartite:
         x = (x, leaf(N_DST, F_IN))
     graph = form_of(form, edge_index, (n_src, N_DST), values)
-    if name == "GINEConv":
+    if name == "GINEConv" or "edge_dim" in options:
         attr = leaf(n_edges, options.get("edge_dim", F_IN))
         return x, graph, attr
     if weighted and not sparse:

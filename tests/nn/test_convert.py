@@ -28,7 +28,7 @@ class Net(torch.nn.Module):
             {
                 "sage": pyg.SAGEConv(8, 8),
                 "max": pyg.SAGEConv(8, 8, aggr="max"),
-                "gat": pyg.GATConv(8, 8),
+                "arma": pyg.ARMAConv(8, 8),
                 "mine": MyGCN(8, 8),
                 "norm": torch.nn.LayerNorm(8),
             }
@@ -36,7 +36,7 @@ class Net(torch.nn.Module):
 
     def forward(self, x, edge_index):
         x = self.first(x, edge_index)
-        for name in ("sage", "max", "gat", "mine"):
+        for name in ("sage", "max", "arma", "mine"):
             x = self.rest[name](x, edge_index).relu()
         return self.rest["norm"](x)
 
@@ -50,7 +50,7 @@ def test_convert_swaps_and_revert_restores():
     assert convert(model) is model
     assert type(model.first) is ours.GCNConv
     assert type(model.rest["sage"]) is ours.SAGEConv
-    assert type(model.rest["gat"]) is pyg.GATConv
+    assert type(model.rest["arma"]) is pyg.ARMAConv
     assert type(model.rest["mine"]) is MyGCN
     for key, value in model.state_dict(keep_vars=True).items():
         assert value is state[key]
@@ -72,7 +72,7 @@ def test_the_report_says_what_was_not_swapped_and_why():
         ("rest.max", "falls back: aggr=max"),
     ]
     assert [(e.name, e.reason) for e in report.kept] == [
-        ("rest.gat", "no fused counterpart yet"),
+        ("rest.arma", "no fused counterpart yet"),
         ("rest.mine", "a subclass of GCNConv; only PyG's own class is swapped"),
     ]
     assert report.to_dict()["layers"][0] == {
