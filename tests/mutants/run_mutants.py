@@ -1,7 +1,9 @@
 """Test the tests: build each known mistake of mutants.toml and run what must notice it.
 
 A mutant is killed when its test fails, or takes far longer than without it; it survives
-when the test passes. Ends with `N killed, M survived`, exit status 1 when any survived.
+when the test passes; it is broken when its site is gone or its test fails without it.
+Ends with `N killed, M survived`, and `, K broken` where K is not 0; exit status 1
+unless all are killed.
 Each mutant is made in a copy of the tree (build/mutants/<name>) that starts with the
 objects of the whole one, so only what the mistake touches is compiled again.
 
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,7 +128,8 @@ def build(command, tree, what):
 def prepare(mutants):
     """Builds the tree without mistakes, where every test of the table must pass.
 
-    Returns the time limit of each test: a mutant may hang.
+    Returns the time limit of each test, since a mutant may hang; for one that fails,
+    the Broken that says so.
     """
     limits = {}
     saved = WHOLE.with_name("saved")
@@ -137,24 +141,43 @@ def prepare(mutants):
         shutil.rmtree(WHOLE / "build", ignore_errors=True)
         saved.rename(WHOLE / "build")
     for kill in sorted({kill for mutant in mutants for kill in mutant["kill"]}):
-        make, test = commands(kill)
-        build(make, WHOLE, kill)
-        status, seconds, output = run(test, WHOLE, SECONDS)
-        if status != 0:
-            how = f"takes over {SECONDS} s" if status is None else "fails"
-            raise Broken(f"{kill} {how} without a mutant:\n{output[-3000:]}")
-        limits[kill] = 15 + 5 * seconds
-        print(f"  whole     {kill}  {seconds:.1f} s", flush=True)
+        try:
+            seconds = time_whole(kill)
+            limits[kill] = 15 + 5 * seconds
+            print(f"  whole     {kill}  {seconds:.1f} s", flush=True)
+        except Broken as broken:
+            limits[kill] = broken
     return limits
 
 
+def time_whole(kill):
+    """Seconds of one test without a mistake."""
+    make, test = commands(kill)
+    build(make, WHOLE, kill)
+    status, seconds, output = run(test, WHOLE, SECONDS)
+    if status != 0:
+        how = f"takes over {SECONDS} s" if status is None else "fails"
+        raise Broken(f"{kill} {how} without a mutant:\n{output[-3000:]}")
+    return seconds
+
+
 def try_mutant(mutant, limits, keep=False):
-    """(True when killed, what happened)"""
+    """("killed", "SURVIVED" or "BROKEN", what happened)"""
+    try:
+        return how_it_ends(mutant, limits, keep)
+    except Broken as broken:
+        return "BROKEN", str(broken)
+
+
+def how_it_ends(mutant, limits, keep):
+    for kill in mutant["kill"]:
+        if isinstance(limits[kill], Broken):
+            raise limits[kill]
     tree = WHOLE.with_name(mutant["name"])
     copy_tree(WHOLE, tree)
-    path = tree / mutant["file"]
-    path.write_text(mutate(path.read_text(), mutant))
     try:
+        path = tree / mutant["file"]
+        path.write_text(mutate(path.read_text(), mutant))
         for kill in mutant["kill"]:
             make, test = commands(kill)
             build(make, tree, mutant["name"])
@@ -163,8 +186,8 @@ def try_mutant(mutant, limits, keep=False):
                 raise Broken(f"{mutant['name']}: pytest could not run:\n{output}")
             if status != 0:
                 end = "time limit" if status is None else f"{seconds:.1f} s"
-                return True, f"{kill} ({end})"
-        return False, ", ".join(mutant["kill"])
+                return "killed", f"{kill} ({end})"
+        return "SURVIVED", ", ".join(mutant["kill"])
     finally:
         if not keep:
             shutil.rmtree(tree, ignore_errors=True)
@@ -198,26 +221,22 @@ def main():
         and (not options.kind or mutant["class"] == options.kind)
         and (not options.quick or is_quick(mutant))
     ]
-    killed = survived = 0
-    try:
-        if set(options.names) - {mutant["name"] for mutant in mutants}:
-            raise Broken(f"no such mutant: {' '.join(options.names)}")
-        limits = prepare(mutants)
-        with ThreadPoolExecutor(options.jobs) as pool:
-            ends = pool.map(lambda m: try_mutant(m, limits, options.keep), mutants)
-            for mutant, (dead, how) in zip(mutants, ends, strict=True):
-                killed, survived = killed + dead, survived + (not dead)
-                word = "killed" if dead else "SURVIVED"
-                print(
-                    f"  {word:9} {mutant['class']:9} {mutant['name']}  {how}",
-                    flush=True,
-                )
-    except Broken as broken:
-        sys.exit(f"mutants: {broken}")
+    unknown = set(options.names) - {mutant["name"] for mutant in mutants}
+    if unknown:
+        parser.error(f"no such mutant: {' '.join(sorted(unknown))}")
+    limits = prepare(mutants)
+    count = Counter()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        ends = pool.map(lambda m: try_mutant(m, limits, options.keep), mutants)
+        for mutant, (word, how) in zip(mutants, ends, strict=True):
+            count[word] += 1
+            line = f"  {word:9} {mutant['class']:9} {mutant['name']}  {how}"
+            print(line, flush=True)
     for equal in table.get("equivalent", ()):
         print(f"  not built {equal['name']}: {equal['proof']}")
-    print(f"{killed} killed, {survived} survived")
-    sys.exit(1 if survived else 0)
+    broken = f", {count['BROKEN']} broken" if count["BROKEN"] else ""
+    print(f"{count['killed']} killed, {count['SURVIVED']} survived{broken}")
+    sys.exit(count["killed"] < len(mutants))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from run_mutants import MACRO, Broken, commands, mutate, read_table  # noqa: E40
 
 TABLE = read_table()
 MUTANTS = TABLE["mutant"]
-CLASSES = ("core", "cpu", "engine", "links")
+CLASSES = ("core", "cpu", "engine", "links", "hooks", "cuda")
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant["name"])
@@ -87,7 +87,7 @@ def test_the_macro_picks_one_side(tmp_path, compiler, name, value):
     assert subprocess.run([program]).returncode == value
 
 
-TWO = """
+FOUR = """
 [[mutant]]
 name = "{0}_seen"
 class = "links"
@@ -103,18 +103,40 @@ file = "csrc/offload/slots.c"
 old = "if (size >= wanted &&"
 new = "if (size > wanted &&"
 kill = ["c test_status"]
+
+[[mutant]]
+name = "{0}_gone"
+class = "links"
+file = "csrc/offload/slots.c"
+old = "this line is not there"
+new = ""
+kill = ["c test_status"]
+
+[[mutant]]
+name = "{0}_fails_anyway"
+class = "links"
+file = "csrc/offload/slots.c"
+old = "if (size >= wanted &&"
+new = "if (size > wanted &&"
+kill = ["run exit 1"]
 """
 
 
 @pytest.mark.slow
-def test_the_runner_tells_killed_from_survived(tmp_path):
-    table = tmp_path / "two.toml"
-    table.write_text(TWO.format("self_test"))
+def test_the_runner_tells_killed_from_survived_and_broken(tmp_path):
+    table = tmp_path / "four.toml"
+    table.write_text(FOUR.format("self_test"))
     done = subprocess.run(
         [sys.executable, ROOT / "tests/mutants/run_mutants.py", "--table", table],
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines()[-1] == "1 killed, 1 survived", done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last == "1 killed, 1 survived, 2 broken", done.stderr
     assert re.search(r"SURVIVED +links +self_test_not_seen", done.stdout)
+    assert re.search(
+        r"BROKEN +links +self_test_gone +csrc/off.* must hold", done.stdout
+    )
+    fails = r"BROKEN +links +self_test_fails_anyway +run exit 1 fails without a mutant"
+    assert re.search(fails, done.stdout)
     assert done.returncode == 1
