@@ -74,12 +74,22 @@ struct Call {
         error = m.sticky.empty() ? error : m.sticky;
     }
 
+    gnn_status outcome() const {
+        return error.empty() ? GNN_OK : failed();
+    }
+
     gnn_status failed() const {
         gnn_status status =
             error == "cudaErrorMemoryAllocation" ? GNN_ENOMEM : GNN_EDEVICE;
         return fail_of_library
                    ? fail_of_library(status, "cuda: %s: %s", name, error.c_str())
                    : status;
+    }
+
+    /* After a fault of the device there is nothing left to give back: who tries has done
+     * what can be done. */
+    bool lost() const {
+        return !m.sticky.empty();
     }
 
     /* The table's user did what CUDA leaves undefined or refuses. */
@@ -143,6 +153,13 @@ struct Call {
     Machine &m = call.m;                                                               \
     (void)m;                                                                           \
     if (!call.error.empty())                                                           \
+    return call.failed()
+/* A call that gives something back: a fault of the device does not keep it from that. */
+#define GIVE_BACK(entry)                                                               \
+    Call call(entry, __builtin_return_address(0));                                     \
+    Machine &m = call.m;                                                               \
+    (void)m;                                                                           \
+    if (!call.error.empty() && !call.lost())                                           \
     return call.failed()
 #define REFUSE_BAD()                                                                   \
     if (!call.error.empty())                                                           \
@@ -239,11 +256,12 @@ static gnn_status stream_create(int device, bool urgent, gnn_cuda_stream *stream
 }
 
 static gnn_status stream_destroy(int device, gnn_cuda_stream stream) {
-    CALL("stream_destroy");
+    GIVE_BACK("stream_destroy");
     int s = call.stream(device, stream);
-    REFUSE_BAD();
-    m.streams[s].live = false;
-    return GNN_OK;
+    if (call.error.empty() || call.lost()) {
+        m.streams[s].live = false;
+    }
+    return call.outcome();
 }
 
 static gnn_status stream_done(int device, gnn_cuda_stream stream, bool *done) {
@@ -310,11 +328,12 @@ static gnn_status event_create(int device, bool timing, gnn_cuda_event *event) {
 }
 
 static gnn_status event_destroy(int device, gnn_cuda_event event) {
-    CALL("event_destroy");
+    GIVE_BACK("event_destroy");
     int e = call.event(device, event);
-    REFUSE_BAD();
-    m.events[e].live = false;
-    return GNN_OK;
+    if (e >= 0 && (call.error.empty() || call.lost())) {
+        m.events[e].live = false;
+    }
+    return call.outcome();
 }
 
 static gnn_status event_record(int device, gnn_cuda_event event,
@@ -397,14 +416,14 @@ static gnn_status close_memory(Call &call, void *memory) {
     Machine &m = call.m;
     auto lo = reinterpret_cast<uintptr_t>(memory);
     Epoch epoch = m.checker.tick(m.host(), call.site);
-    m.checker.close_region(lo, epoch, call.site, true);
+    m.checker.close_region(lo, epoch, call.site, !call.lost());
     m.finish_all();
     auto found = m.memory_of.find(memory);
     if (found != m.memory_of.end()) {
         *found->second.second -= found->second.first;
         m.memory_of.erase(found);
     }
-    return GNN_OK;
+    return call.outcome();
 }
 
 static gnn_status host_alloc(int, int64_t bytes, void **host) {
@@ -413,7 +432,7 @@ static gnn_status host_alloc(int, int64_t bytes, void **host) {
 }
 
 static gnn_status host_free(int, void *host) {
-    CALL("host_free");
+    GIVE_BACK("host_free");
     return close_memory(call, host);
 }
 
@@ -436,7 +455,7 @@ static gnn_status host_register(int, void *host, int64_t bytes) {
 }
 
 static gnn_status host_unregister(int, void *host) {
-    CALL("host_unregister");
+    GIVE_BACK("host_unregister");
     return close_memory(call, host);
 }
 
@@ -447,7 +466,7 @@ static gnn_status device_alloc(int, int64_t bytes, void **memory) {
 }
 
 static gnn_status device_free(int, void *memory) {
-    CALL("device_free");
+    GIVE_BACK("device_free");
     return close_memory(call, memory);
 }
 
@@ -458,7 +477,7 @@ static gnn_status managed_alloc(int, int64_t bytes, void **memory) {
 }
 
 static gnn_status managed_free(int, void *memory) {
-    CALL("managed_free");
+    GIVE_BACK("managed_free");
     return close_memory(call, memory);
 }
 

@@ -64,12 +64,10 @@ def test_each_call_of_a_step_fails(error, first):
                 assert error in str(raised), (n, raised)
             kinds = {v["kind"] for v in d.m.violations()}
             assert sticks or not kinds & {"race", "freed memory"}, (n, kinds)
-            d.m.lib.sim_stick(b"")
-            d.m.fail("", 0)
+            d.m.fail("", 0)  # what sticks goes on: all is given back nevertheless
             del got, raised, net, x, engine
             gc.collect()
-            leaks = d.m.leaks()
-            assert sticks or leaks == {}, (n, leaks)
+            assert d.m.leaks() == {}, n
         if not reached:
             break
         n += STRIDE
