@@ -62,12 +62,14 @@ class Options(ctypes.Structure):
 class Link:
     """A gnn_link over the machine's table; failures raise CudaError(status, text)."""
 
-    def __init__(self, m: Machine, limit=1 << 30):
+    def __init__(self, m: Machine, limit=1 << 30, device=0):
         self.m = m
         api = ctypes.cast(m.lib.gnn_sim_api(), ptr)
         self.pointer = ptr()
         self.check(
-            m.lib.gnn_link_cuda_open(byref(Options(api, 0, limit)), byref(self.pointer))
+            m.lib.gnn_link_cuda_open(
+                byref(Options(api, device, limit)), byref(self.pointer)
+            )
         )
         self.ops = ctypes.cast(self.pointer, POINTER(POINTER(Ops)))[0][0]
 
@@ -116,20 +118,23 @@ MISTAKES = (
 class Steps:
     """Tensors that leave and come back, each a counter of its own bytes."""
 
-    def __init__(self, m, link, mistake=None, streams=2):
-        self.m, self.link, self.mistake = m, link, mistake
-        self.streams = [0, *(m.stream(f"compute {i}") for i in range(1, streams))]
+    def __init__(self, m, link, mistake=None, streams=2, device=0):
+        self.m, self.link, self.mistake, self.device = m, link, mistake, device
+        names = [f"compute {i}" for i in range(1, streams)]
+        self.streams = [m.default_stream(device), *(m.stream(n, device) for n in names)]
         self.near = {}  # name -> (memory, stream)
         self.far = {}  # name -> (slot, put's ticket)
         self.backs = []  # (memory, stream, ticket)
         self.made = 0
-        self.result = m.alloc(1 << 16)  # what the uses have computed, one byte each
+        self.result = m.alloc(
+            1 << 16, self.streams[0], device
+        )  # what the uses have computed, one byte each
         self.used = 0
 
     def make(self, stream, size):
         """A kernel computes a tensor."""
         s = self.streams[stream]
-        x = self.m.alloc(size, s)
+        x = self.m.alloc(size, s, self.device)
         self.m.kernel(f"make {self.made}", s, writes=[x], cost=5000)
         self.near[self.made] = (x, s)
         self.made += 1
@@ -158,7 +163,7 @@ class Steps:
         """It comes back, to be used later on that stream."""
         slot, put = self.far[name]
         s = self.streams[stream]
-        y = self.m.alloc(slot.bytes, s)
+        y = self.m.alloc(slot.bytes, s, self.device)
         room = 0
         try:
             room = self.link.mark(s)
@@ -183,23 +188,30 @@ class Steps:
         slot, _ = self.far.pop(name)
         self.link.call("slot_free", slot)
 
+    def play_one(self, what, a, b):
+        """A step; one that makes no sense at its place is left out."""
+        if what == "make":
+            self.make(a % len(self.streams), 512 << (b % 6))
+        elif what == "put" and self.near:
+            self.put(sorted(self.near)[a % len(self.near)])
+        elif what == "get" and self.far:
+            names = sorted(self.far)
+            self.get(names[a % len(names)], b % len(self.streams))
+        elif what == "use" and self.backs:
+            self.use()
+        elif what == "forget" and self.far:
+            self.forget(sorted(self.far)[a % len(self.far)])
+        elif what == "poll" and self.far:
+            _, ticket = self.far[sorted(self.far)[a % len(self.far)]]
+            self.link.poll(ticket)
+
     def play(self, program):
-        """Steps that make no sense at their place are left out."""
-        for what, a, b in program:
-            if what == "make":
-                self.make(a % len(self.streams), 512 << (b % 6))
-            elif what == "put" and self.near:
-                self.put(sorted(self.near)[a % len(self.near)])
-            elif what == "get" and self.far:
-                names = sorted(self.far)
-                self.get(names[a % len(names)], b % len(self.streams))
-            elif what == "use" and self.backs:
-                self.use()
-            elif what == "forget" and self.far:
-                self.forget(sorted(self.far)[a % len(self.far)])
-            elif what == "poll" and self.far:
-                _, ticket = self.far[sorted(self.far)[a % len(self.far)]]
-                self.link.poll(ticket)
+        for step in program:
+            self.play_one(*step)
+        return self.results()
+
+    def results(self):
+        """The bytes that all uses have computed."""
         while self.backs:
             self.use()
         self.m.finish()

@@ -220,10 +220,13 @@ static void mix(const Op &op) {
             sum = sum * 31 + sum_of(reinterpret_cast<const void *>(a.lo), n);
         }
     }
+    sum = (sum ^ (sum >> 30)) * 0xbf58476d1ce4e5b9u; // splitmix64: FNV's last bytes
+    sum = (sum ^ (sum >> 27)) * 0x94d049bb133111ebu; // have reached a few bits only
+    sum ^= sum >> 31;
     for (const Access &a : op.accesses) {
-        if (a.write) {
-            memset(reinterpret_cast<void *>(a.lo), static_cast<int>(sum >> 32) & 0xFF,
-                   a.hi - a.lo);
+        for (uintptr_t at = a.lo; a.write && at < a.hi; at += sizeof sum) {
+            size_t n = std::min(sizeof sum, a.hi - at);
+            memcpy(reinterpret_cast<void *>(at), &sum, n);
         }
     }
 }

@@ -149,6 +149,17 @@ void sim_host_access(uint64_t address, int64_t bytes, int write) {
         epoch, {address, address + static_cast<uint64_t>(bytes), write != 0}, site);
 }
 
+void sim_join(uint64_t stream, uint64_t other) {
+    LOCKED;
+    int from = stream_index(0, other);
+    Op op = make(m, Kind::wait, stream, "wait");
+    if (m.streams[from].last >= 0) {
+        op.after.push_back(m.streams[from].last);
+    }
+    m.clock_of(op.stream).join(m.clock_of(from));
+    m.issue(std::move(op));
+}
+
 uint64_t sim_token(void) {
     LOCKED;
     m.tokens.push_back(-1);

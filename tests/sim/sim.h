@@ -72,6 +72,8 @@ void sim_region(uint64_t address, int64_t bytes, const char *kind);
 void sim_region_end(uint64_t address);
 int64_t sim_disk(uint64_t worker, int write, void *to, const void *from, int64_t bytes);
 void sim_host_access(uint64_t address, int64_t bytes, int write);
+/* Later work on `stream` runs after what `other`, of any device, has queued. */
+void sim_join(uint64_t stream, uint64_t other);
 uint64_t sim_token(void);
 void sim_signal(uint64_t stream, uint64_t token); // later work may pass await
 void sim_await(uint64_t stream, uint64_t token);

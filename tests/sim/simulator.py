@@ -112,7 +112,7 @@ def load(*defines):
     lib.sim_host_access.argtypes = [u64, i64, i32]
     lib.sim_fail.argtypes = [ctypes.c_char_p, i64, i64, ctypes.c_char_p]
     lib.sim_name_stream.argtypes = [u64, ctypes.c_char_p]
-    for name in ("launch_begin", "signal", "await", "capture"):
+    for name in ("launch_begin", "join", "signal", "await", "capture"):
         getattr(lib, f"sim_{name}").argtypes = [u64] + [u64] * (name != "launch_begin")
     for name in ("now", "violations", "intervals", "calls", "asked", "allocated"):
         getattr(lib, f"sim_{name}").restype = i64

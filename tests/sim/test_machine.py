@@ -325,6 +325,19 @@ def test_lazy_waits_eager_hurries():
     assert x.read() == bytes([1]) * N
 
 
+def test_kernels_of_different_names_or_inputs_write_different_bytes():
+    m = Machine("lazy")
+    made = [m.alloc(N) for _ in range(16)]
+    for i, x in enumerate(made):
+        m.kernel(f"make {i}", writes=[x])
+    used = [m.alloc(N) for _ in made]
+    for x, y in zip(made, used, strict=True):
+        m.kernel("use", reads=[x], writes=[y])
+    m.finish()
+    for tensors in (made, used):
+        assert len({x.read() for x in tensors}) == len(tensors)
+
+
 def test_a_seed_is_one_history():
     def history(seed):
         m = Machine("random", seed)

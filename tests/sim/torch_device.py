@@ -76,7 +76,9 @@ class Device:
     def record_stream(self, tensor, stream):
         self.m.lib.sim_record_stream(tensor.untyped_storage().data_ptr(), stream)
 
-    def engine(self, budget=0, out_window=0, in_window=0, min_bytes=1, **settings):
+    def engine(
+        self, budget=0, out_window=0, in_window=0, min_bytes=1, device=0, **settings
+    ):
         """The real engine over the real link_cuda over this machine."""
         options = {"limit": 1 << 30, "raise_on_full": False, **settings}
         return _C.open_engine(
@@ -89,7 +91,7 @@ class Device:
             out_window=out_window,
             in_window=in_window,
             min_bytes=min_bytes,
-            device=0,
+            device=device,
             api=self.table,
             tensor_device=torch.device("cpu"),
             stream=self.memory.torch_memory_current,
