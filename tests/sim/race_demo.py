@@ -161,8 +161,8 @@ td.n, th.n { white-space: nowrap }
 
 def page():
     bug, ours = play_the_bug(), play_ours()
-    races = bug["violations"]
-    assert {v["kind"] for v in races} == {"race"} and not ours["violations"]
+    races = [v for v in bug["violations"] if v["kind"] == "race"]
+    assert races and not ours["violations"]
     horizon = max(op["ended"] for report in (bug, ours) for op in report["ops"])
     rows = "".join(
         "<tr>"
