@@ -8,7 +8,6 @@
 #include "cpu/simd_exp.h"
 
 #include <inttypes.h>
-#include <math.h>
 
 /* What the row kernels see. */
 typedef struct softmax_view {

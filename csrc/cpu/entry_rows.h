@@ -14,9 +14,6 @@
     case 2:                                                                            \
         CALL(2);                                                                       \
         break;                                                                         \
-    case 3:                                                                            \
-        CALL(3);                                                                       \
-        break;                                                                         \
     case 4:                                                                            \
         CALL(4);                                                                       \
         break;                                                                         \
@@ -76,10 +73,9 @@ INLINE void NAME(dots_of)(const entry_batch *b, operand u, bool wide, operand x,
     }
 }
 
-TARGET static inline void NAME(dots)(const entry_batch *b, operand u, bool wide,
-                                     operand x, const int64_t *at, operand f,
-                                     int64_t first, int64_t n_heads, int64_t n_channels,
-                                     ACC scale, bool add, ACC *s) {
+OUTLINE void NAME(dots)(const entry_batch *b, operand u, bool wide, operand x,
+                        const int64_t *at, operand f, int64_t first, int64_t n_heads,
+                        int64_t n_channels, ACC scale, bool add, ACC *s) {
 #define CALL(n)                                                                        \
     if (f.data != NULL) {                                                              \
         NAME(dots_of)(b, u, false, x, at, f, true, first, n_heads, n_channels, scale,  \
@@ -154,10 +150,10 @@ INLINE void NAME(sums_of)(const entry_batch *b, const ACC *coef, operand x,
     }
 }
 
-TARGET static inline void NAME(sums)(const entry_batch *b, const ACC *coef, operand x,
-                                     const int64_t *at, operand f, int64_t first,
-                                     int64_t n_heads, int64_t n_channels,
-                                     const ACC *factor, ACC scale, const result *y) {
+OUTLINE void NAME(sums)(const entry_batch *b, const ACC *coef, operand x,
+                        const int64_t *at, operand f, int64_t first, int64_t n_heads,
+                        int64_t n_channels, const ACC *factor, ACC scale,
+                        const result *y) {
 #define CALL(n)                                                                        \
     if (f.data != NULL) {                                                              \
         NAME(sums_of)(b, coef, x, at, f, true, first, n_heads, n_channels, factor,     \
@@ -171,9 +167,8 @@ TARGET static inline void NAME(sums)(const entry_batch *b, const ACC *coef, oper
 }
 
 /* y[:] = scale * sum over n_chunks of parts[c * apart ...], n numbers, in order of c */
-TARGET static inline void NAME(join_parts)(const ACC *parts, int64_t n_chunks,
-                                           int64_t apart, int64_t n, ACC scale,
-                                           const result *y) {
+OUTLINE void NAME(join_parts)(const ACC *parts, int64_t n_chunks, int64_t apart,
+                              int64_t n, ACC scale, const result *y) {
     for (int64_t k = 0; k < n; k += LANES) {
         const int lanes = n - k < LANES ? (int)(n - k) : LANES;
         VEC sum = NAME(splat)(0);
@@ -185,9 +180,9 @@ TARGET static inline void NAME(join_parts)(const ACC *parts, int64_t n_chunks,
 }
 
 /* s[e, h] = w[edge[e], first + h] of E x all_heads numbers, accumulators where `wide` */
-INLINE void NAME(edge_numbers)(const entry_batch *b, const void *w, bool wide,
-                               int64_t all_heads, int64_t first, int64_t n_heads,
-                               ACC *s) {
+OUTLINE void NAME(edge_numbers)(const entry_batch *b, const void *w, bool wide,
+                                int64_t all_heads, int64_t first, int64_t n_heads,
+                                ACC *s) {
     for (int64_t e = 0; e < b->n; e++) {
         const int64_t from = b->edge[e] * all_heads + first;
         for (int64_t h = 0; h < n_heads; h += LANES) {
@@ -200,9 +195,9 @@ INLINE void NAME(edge_numbers)(const entry_batch *b, const void *w, bool wide,
 }
 
 /* and the reverse */
-INLINE void NAME(put_edge_numbers)(const entry_batch *b, const ACC *s, bool wide,
-                                   int64_t all_heads, int64_t first, int64_t n_heads,
-                                   void *w) {
+OUTLINE void NAME(put_edge_numbers)(const entry_batch *b, const ACC *s, bool wide,
+                                    int64_t all_heads, int64_t first, int64_t n_heads,
+                                    void *w) {
     for (int64_t e = 0; e < b->n; e++) {
         const int64_t to = b->edge[e] * all_heads + first;
         for (int64_t h = 0; h < n_heads; h += LANES) {

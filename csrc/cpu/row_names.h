@@ -8,3 +8,4 @@
 #define VEC GNN_GLUE3(vec, ISA, D)
 #define LANES GNN_GLUE3(LANES, ISA, D)
 #define INLINE TARGET static inline __attribute__((always_inline))
+#define OUTLINE TARGET static __attribute__((noinline, unused))

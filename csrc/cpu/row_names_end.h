@@ -7,6 +7,7 @@
 #undef VEC
 #undef LANES
 #undef INLINE
+#undef OUTLINE
 #undef ISA
 #undef D
 #undef A

@@ -15,6 +15,16 @@
 
 #include "cpu/simd.h"
 
+#include <math.h>
+
+static inline float log_f32(float v) {
+    return logf(v);
+}
+
+static inline double log_f64(double v) {
+    return log(v);
+}
+
 #define EXP_LOW_f32 -104.0F // e^x rounds to 0 below, overflows above
 #define EXP_HIGH_f32 89.0F
 #define EXP_LOW_f64 -746.0

@@ -9,7 +9,7 @@
  */
 
 /* s[k] = exp(s[k]) */
-INLINE void NAME(exp_all)(ACC *s, int64_t n) {
+OUTLINE void NAME(exp_all)(ACC *s, int64_t n) {
     int64_t k = 0;
     for (; k + LANES <= n; k += LANES) {
         NAME_A(store)(s + k, NAME_A(exp)(NAME_A(load)(s + k)));
@@ -49,8 +49,8 @@ INLINE void NAME(shift_row)(ACC *s, int64_t n, int64_t n_heads, int lanes, ACC *
 }
 
 /* total[r, h] = sum over the entries e of row r of s[e, h] (times t[e, h]) */
-INLINE void NAME(row_totals)(const entry_batch *b, const ACC *s, const ACC *t,
-                             int64_t n_heads, ACC *total) {
+OUTLINE void NAME(row_totals)(const entry_batch *b, const ACC *s, const ACC *t,
+                              int64_t n_heads, ACC *total) {
     for (int64_t r = 0; r < b->n_rows; r++) {
         for (int64_t h = 0; h < n_heads; h += LANES) {
             const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
@@ -68,8 +68,8 @@ INLINE void NAME(row_totals)(const entry_batch *b, const ACC *s, const ACC *t,
 }
 
 /* s becomes exp(s - most), most and total [b->n_rows, n_heads] those of each row */
-TARGET static inline void NAME(softmax_parts)(const entry_batch *b, int64_t n_heads,
-                                              ACC *s, ACC *most, ACC *total) {
+OUTLINE void NAME(softmax_parts)(const entry_batch *b, int64_t n_heads, ACC *s,
+                                 ACC *most, ACC *total) {
     for (int64_t r = 0; r < b->n_rows; r++) {
         for (int64_t h = 0; h < n_heads; h += LANES) {
             const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
@@ -93,9 +93,8 @@ INLINE ACC NAME(chunk_factor)(ACC own, ACC most) {
 
 /* One head's maximum and total over the chunks of a heavy row: chunk c has them at
  * most[c * apart] and total[c * apart]. NaN wins over +inf, as it does in a whole row. */
-TARGET static inline void NAME(join_softmax)(const ACC *most, const ACC *total,
-                                             int64_t n_chunks, int64_t apart,
-                                             ACC *row_most, ACC *row_total) {
+OUTLINE void NAME(join_softmax)(const ACC *most, const ACC *total, int64_t n_chunks,
+                                int64_t apart, ACC *row_most, ACC *row_total) {
     ACC m = -(ACC)INFINITY, sum = 0;
     for (int64_t c = 0; c < n_chunks; c++) {
         m = most[c * apart] > m ? most[c * apart] : m;
