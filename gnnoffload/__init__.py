@@ -12,6 +12,7 @@ from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
 from gnnoffload.messages import gather, segment
 from gnnoffload.ops import gine, sddmm, spmm
+from gnnoffload.reductions import aggregate
 
 __all__ = [
     "DeviceError",
@@ -20,6 +21,7 @@ __all__ = [
     "OffloadError",
     "SpillError",
     "__version__",
+    "aggregate",
     "attention",
     "chunk",
     "config",

@@ -14,7 +14,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def spmm(
     graph, x, weight=None, reduce="sum", *, row_scale=None, col_scale=None, size=None
 ) -> Tensor:
-    """Sum or mean of the messages that arrive at each destination.
+    """Sum, mean, max or min of the messages that arrive at each destination.
 
     y[i] = s_i * sum over edges e = (j -> i) of  w_e * t_j * x[j]
 
@@ -25,7 +25,8 @@ def spmm(
         weight: `[E]` w in the caller's edge order, or None for ones. With heads
             `[E, H]`, one for each head (and no row_scale, col_scale).
         reduce: "sum", or "mean": divides by the number of edges into i (by 1 where
-            there are none, so a mean over nothing is 0).
+            there are none, so a mean over nothing is 0); "max" or "min" of x[j] alone,
+            without weight and scales, see `aggregate`.
         row_scale: `[num_dst]` s, col_scale: `[num_src]` t; constants without gradient.
         size: (sources, destinations) of a plain edge_index; None: x's rows, both.
 
@@ -57,6 +58,14 @@ def spmm(
         if isinstance(x, Tensor) and x.dim() == 3:
             return _heads_spmm(graph, x, weight, reduce, row_scale, col_scale)
         raise _matrix_error("spmm", "x", x, graph, graph._n_src, "source")
+    if reduce == "max" or reduce == "min":
+        from gnnoffload import reductions
+
+        if weight is not None or row_scale is not None or col_scale is not None:
+            raise ValueError(
+                f"spmm: reduce={reduce!r} takes no weight, row_scale or col_scale"
+            )
+        return reductions.extreme(graph, x, reduce)
     if weight is not None:
         _check_vector("spmm", "weight", weight, graph._n_edges, "edge", graph)
         if weight.dtype is not x.dtype:
@@ -344,7 +353,9 @@ def _scales(op, graph, dtype, reduce, row_scale, col_scale):
         mean = graph.inverse_degree(accumulator)
         row_scale = mean if row_scale is None else mean * row_scale
     elif reduce != "sum":
-        raise ValueError(f"{op}: reduce must be 'sum' or 'mean', got {reduce!r}")
+        raise ValueError(
+            f"{op}: reduce must be 'sum', 'mean', 'max' or 'min', got {reduce!r}"
+        )
     return row_scale, col_scale
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gnnoffload.graph import Graph
 from gnnoffload.reference_attention import edge_softmax  # noqa: F401
+from gnnoffload.reference_reductions import aggregate
 
 
 def _ends(graph, size, src, dst):
@@ -22,6 +23,8 @@ def _ends(graph, size, src, dst):
 def spmm(
     graph, x, weight=None, reduce="sum", *, row_scale=None, col_scale=None, size=None
 ) -> Tensor:
+    if reduce in ("max", "min"):
+        return aggregate(graph, x, (reduce,), size=size)[0]
     source, destination, _, n_dst = _ends(graph, size, x, x)
     message = x.index_select(0, source)
     ones = [1] * (x.dim() - 1)  # a weight for each edge, or for each head of it

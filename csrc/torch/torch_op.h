@@ -65,11 +65,12 @@ gnn_status torch_op_scratch(struct torch_op *op, int64_t bytes, void **data);
 
 /* torch_op_args.c: arguments of message-passing ops; errors name `argument`.
  *   graph       six tensors from argument `first` on, then n_rows and n_cols; only the
- *               first half is read
+ *               first half is read; transpose reads the second
  *   matrix      dense [n_rows, F] of *dtype, which is set when `first`
  *   vector      [n] of dtype, or an empty one: *data is NULL
  *   row_stride  in elements; a matrix of one row or none may have any */
 gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a);
+gnn_status torch_op_transpose(struct torch_op *op, uint64_t first, gnn_csr *a);
 gnn_status torch_op_matrix(struct torch_op *op, uint64_t i, const char *argument,
                            int64_t n_rows, bool first, gnn_dtype *dtype,
                            struct torch_view *view);
@@ -92,6 +93,6 @@ bool torch_ops_define(const struct torch_op_definition *ops);
 
 /* The ops of each family. */
 extern const struct torch_op_definition torch_ops_graph[], torch_ops_spmm[],
-    torch_ops_gine[], torch_ops_heads[];
+    torch_ops_gine[], torch_ops_heads[], torch_ops_reduce[];
 
 #endif

@@ -47,7 +47,9 @@ gnn_status torch_op_vector(struct torch_op *op, uint64_t i, const char *argument
     return GNN_OK;
 }
 
-gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a) {
+/* The half of a graph whose three tensors start at `first`. */
+static gnn_status half_graph(struct torch_op *op, uint64_t first, int64_t n_rows,
+                             int64_t n_cols, gnn_csr *a) {
     struct torch_view rowptr, col, eid;
     gnn_dtype rowptr_dtype, col_dtype, eid_dtype;
     GNN_TRY(torch_op_tensor(op, first, &rowptr));
@@ -56,8 +58,8 @@ gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a) {
     GNN_TRY(torch_op_dtype(op, &rowptr, "rowptr", &rowptr_dtype));
     GNN_TRY(torch_op_dtype(op, &col, "col", &col_dtype));
     GNN_TRY(torch_op_dtype(op, &eid, "eid", &eid_dtype));
-    a->n_rows = torch_op_int(op, first + 6);
-    a->n_cols = torch_op_int(op, first + 7);
+    a->n_rows = n_rows;
+    a->n_cols = n_cols;
     a->n_edges = col.numel;
     GNN_REQUIRE(rowptr_dtype == GNN_I64 && col_dtype == GNN_I32 &&
                     (eid_dtype == GNN_I32 || eid_dtype == GNN_I64),
@@ -84,6 +86,16 @@ gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a) {
     a->eid = eid.numel ? eid.data : NULL;
     a->eid_dtype = eid_dtype;
     return GNN_OK;
+}
+
+gnn_status torch_op_graph(struct torch_op *op, uint64_t first, gnn_csr *a) {
+    return half_graph(op, first, torch_op_int(op, first + 6),
+                      torch_op_int(op, first + 7), a);
+}
+
+gnn_status torch_op_transpose(struct torch_op *op, uint64_t first, gnn_csr *a) {
+    return half_graph(op, first + 3, torch_op_int(op, first + 7),
+                      torch_op_int(op, first + 6), a);
 }
 
 int64_t torch_op_row_stride(const struct torch_view *view) {

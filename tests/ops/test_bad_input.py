@@ -118,7 +118,9 @@ SPMM = [
     (dict(weight=torch.ones(3).long()), TypeError, "weight must be float32"),
     (dict(weight=[1.0, 1.0, 1.0]), TypeError, "weight must be a tensor, got list"),
     (dict(weight=torch.ones(3, device="meta")), TypeError, "meta"),
-    (dict(reduce="max"), ValueError, "reduce must be 'sum' or 'mean', got 'max'"),
+    (dict(reduce="mul"), ValueError, "reduce must be 'sum', .*'min', got 'mul'"),
+    (dict(reduce="max", weight=torch.ones(3)), ValueError, "'max' takes no weight"),
+    (dict(reduce="min", col_scale=torch.ones(3)), ValueError, "'min' takes no weight"),
     (dict(row_scale=torch.ones(4)), ValueError, "row_scale must have shape \\[3\\]"),
     (dict(col_scale=torch.ones(3).requires_grad_()), ValueError, "is a constant"),
 ]

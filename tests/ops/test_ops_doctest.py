@@ -4,11 +4,13 @@ import doctest
 
 import pytest
 
-from gnnoffload import attention, graph, messages, ops
+from gnnoffload import attention, graph, messages, ops, reductions
 
 
 @pytest.mark.parametrize(
-    "module", [attention, graph, messages, ops], ids=lambda module: module.__name__
+    "module",
+    [attention, graph, messages, ops, reductions],
+    ids=lambda module: module.__name__,
 )
 def test_examples(module):
     result = doctest.testmod(module)
