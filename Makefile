@@ -55,7 +55,7 @@ arm: ## C tests for 64-bit Arm under qemu-user, pages of 4 KiB and 64 KiB
 nightly: build ## everything slow: mutants, Arm, seeds, valgrind, threads, a fuzzer
 	$(Q)tools/nightly.sh
 
-bench: build ## measure: OP=spmm|minibatch|layers|hooks|offload|mlp-sweep
+bench: build ## measure: OP=spmm|attention|aggregate|minibatch|layers|hooks|offload|mlp-sweep
 	$(Q)$(PY) -m gnnoffload bench $(OP) $(ARGS)
 
 race-demo: venv ## one page: a public race and our schedule, side by side

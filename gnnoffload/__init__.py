@@ -6,7 +6,7 @@ from gnnoffload._chunk import chunk
 from gnnoffload._convert import conversion_report, convert, revert
 from gnnoffload._offload import keep, offload
 from gnnoffload._version import __version__
-from gnnoffload.attention import edge_softmax
+from gnnoffload.attention import dot_attention, edge_softmax, gat, gatv2
 from gnnoffload.config import show_config
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
@@ -27,8 +27,11 @@ __all__ = [
     "config",
     "conversion_report",
     "convert",
+    "dot_attention",
     "edge_softmax",
+    "gat",
     "gather",
+    "gatv2",
     "gine",
     "graph",
     "keep",

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from gnnoffload.graph import Graph
-from gnnoffload.reference_attention import edge_softmax  # noqa: F401
+from gnnoffload.reference_attention import (  # noqa: F401
+    dot_attention,
+    edge_softmax,
+    gat,
+    gatv2,
+)
 from gnnoffload.reference_reductions import aggregate
 
 
