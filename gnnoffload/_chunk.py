@@ -133,10 +133,10 @@ def _class(base):
     if cls is None:
 
         def propagate(self, edge_index, size=None, **kwargs):
-            return _run(self, "propagate", edge_index, size, kwargs)
+            return run(self, "propagate", edge_index, size, kwargs)
 
         def edge_updater(self, edge_index, size=None, **kwargs):
-            return _run(self, "edge_updater", edge_index, size, kwargs)
+            return run(self, "edge_updater", edge_index, size, kwargs)
 
         def __reduce_ex__(self, protocol):
             return _empty, (base,), self.__dict__
@@ -161,8 +161,8 @@ def _empty(base):
 # ---------------------------------------------------------------------------- one call
 
 
-def _run(conv, entry, edge_index, size, kwargs):
-    """propagate or edge_updater of a chunked layer."""
+def run(conv, entry, edge_index, size, kwargs):
+    """propagate or edge_updater of a layer that has its `Settings` as `_chunk`."""
     call = Call(conv, entry, kwargs)
     reason = _reason(conv, edge_index) or call.reason(edge_index, size)
     if not reason:
@@ -171,7 +171,7 @@ def _run(conv, entry, edge_index, size, kwargs):
     if reason:
         if reason != "nothing to cut":
             _fallback.note(f"chunk({type(conv).__name__})", reason)
-        base = conv._chunk_base
+        base = getattr(type(conv), "_chunk_base", type(conv))
         whole = conv.explain or conv.decomposed_layers > 1
         function = getattr(base, f"_orig_{entry}" if whole else entry)
         return function(conv, edge_index, size=size, **kwargs)
@@ -249,10 +249,9 @@ class Call:
         """Which argument's rows are whose; a reason where none can tell."""
         conv, self.rows, self.whole = self.conv, {}, {}
         for name in self.lifted:
-            dim = self.j if name[-1] == "j" else self.i
             data = self.kwargs.get(name[:-2])
-            if isinstance(data, (tuple, list)):
-                data = data[dim]
+            if isinstance(data, (tuple, list)):  # as PyG, for either flow
+                data = data[0 if name[-1] == "j" else 1]
             if not isinstance(data, Tensor):
                 self.whole[name] = data
             elif conv.node_dim not in (0, -data.dim()):

@@ -60,7 +60,8 @@ def layer_reason(layer, base):
         return "explain"
     if layer._decomposed_layers != 1:
         return f"decomposed_layers={layer._decomposed_layers}"
-    if type(layer._modules.get("aggr_module")) not in REDUCE:
+    aggregation = layer._modules.get("aggr_module")
+    if type(aggregation) not in REDUCE and not _serves(layer, aggregation):
         return f"aggr={layer.aggr}"
     if torch.compiler.is_compiling():
         if torch.onnx.is_in_onnx_export():
@@ -71,6 +72,12 @@ def layer_reason(layer, base):
     if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func transform"
     return _overridden(layer, base)
+
+
+def _serves(layer, aggregation):
+    """Whether the layer takes more aggregations than sum and mean, this one too."""
+    serves = getattr(type(layer), "serves", None)
+    return serves is not None and serves(aggregation)
 
 
 def _overridden(layer, base):
