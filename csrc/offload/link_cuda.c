@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct cuda_link {
     gnn_link link; // first: a gnn_link * is a cuda_link *
@@ -359,8 +360,32 @@ static gnn_status order(gnn_link *self, gnn_ticket ticket, gnn_stream stream) {
     return status;
 }
 
-static gnn_status wait(gnn_link *self, gnn_ticket ticket) {
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* CUDA knows no wait with a limit: asks again and again, sleeping longer each time. */
+static gnn_status ask_until(const cuda_link *link, gnn_cuda_event end, double seconds,
+                            bool *done) {
+    enum { FIRST = 20000, LONGEST = 500000 }; // nanoseconds
+    struct timespec pause = {.tv_nsec = FIRST};
+    for (double stop = now() + seconds;;) {
+        GNN_TRY(link->api->event_done(link->device, end, done));
+        if (*done || now() >= stop) {
+            return GNN_OK;
+        }
+        nanosleep(&pause, NULL);
+        pause.tv_nsec = pause.tv_nsec < LONGEST ? 2 * pause.tv_nsec : LONGEST;
+    }
+}
+
+/* At most so many seconds; negative: for ever. *done: the copy ended, well or not. */
+static gnn_status wait_at_most(gnn_link *self, gnn_ticket ticket, double seconds,
+                               bool *done) {
     cuda_link *link = cuda(self);
+    *done = true;
     REQUIRE_OWNER(link);
     pthread_mutex_lock(&link->mutex);
     gnn_status status = is_working(link);
@@ -369,25 +394,28 @@ static gnn_status wait(gnn_link *self, gnn_ticket ticket) {
         gnn_cuda_event end = gnn_events_get(&link->clocks, flight->end);
         flight->waiters++;
         pthread_mutex_unlock(&link->mutex);
-        status = link->api->event_wait(link->device, end);
+        status = seconds < 0 ? link->api->event_wait(link->device, end)
+                             : ask_until(link, end, seconds, done);
         pthread_mutex_lock(&link->mutex);
         flight_of(link, ticket)->waiters--; // the ring may have moved
         note_fault(link, status);
-        if (status == GNN_OK) {
+        if (status == GNN_OK && *done) {
             status = note_fault(link, gnn_lane_reap(lane_of(link, ticket)));
         }
+        *done = *done || status != GNN_OK;
     }
     pthread_mutex_unlock(&link->mutex);
     return status;
 }
 
-/* CUDA knows no wait with a limit, and copies end in milliseconds: waits for the end. */
+static gnn_status wait(gnn_link *self, gnn_ticket ticket) {
+    bool done;
+    return wait_at_most(self, ticket, -1, &done);
+}
+
 static gnn_status wait_for(gnn_link *self, gnn_ticket ticket, double seconds,
                            bool *done) {
-    (void)seconds;
-    gnn_status status = wait(self, ticket);
-    *done = true;
-    return status;
+    return wait_at_most(self, ticket, seconds > 0 ? seconds : 0, done);
 }
 
 static void ticket_free(gnn_link *self, gnn_ticket ticket) {

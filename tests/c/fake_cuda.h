@@ -34,6 +34,7 @@ typedef struct fake_cuda {
     int64_t calls, fail_at;   // the fail_at-th call from now fails,
     bool sticky, dead;        // and if sticky, all after it
     bool capturing, refuse_register;
+    bool held; // nothing that is queued runs
     unsigned seed;
 } fake_cuda;
 
@@ -84,7 +85,7 @@ static inline bool fake_step(int s) {
 
 static inline bool fake_advance(void) {
     int first = (int)fake_draw((unsigned)fake.n_streams);
-    for (int i = 0; i < fake.n_streams; i++) {
+    for (int i = 0; i < fake.n_streams && !fake.held; i++) {
         if (fake_step((first + i) % fake.n_streams)) {
             return true;
         }

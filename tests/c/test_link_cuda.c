@@ -213,6 +213,29 @@ static void test_dead_device(void) {
     close_link(link);
 }
 
+/* So that a host that waits can look at signals, however long the queue is. */
+static void test_wait_with_a_limit(void) {
+    static char near[SIZE];
+    fake_reset(5);
+    gnn_link *link = open_link(MIB);
+    gnn_slot slot;
+    gnn_ticket put;
+    bool done = true;
+    CHECK(link->ops->slot_alloc(link, SIZE, &slot) == GNN_OK);
+    CHECK(link->ops->put(link, slot, near, 0, &put) == GNN_OK);
+    int64_t waits = fake.host_waits;
+    fake.held = true;
+    for (int k = 0; k < 3; k++) {
+        CHECK(link->ops->wait_for(link, put, 0.001 * k, &done) == GNN_OK && !done);
+    }
+    fake.held = false;
+    CHECK(link->ops->wait_for(link, put, 10, &done) == GNN_OK && done);
+    CHECK(fake.host_waits == waits); // it asks
+    CHECK(link->ops->wait_for(link, put, 0, &done) == GNN_OK && done);
+    CHECK(link->ops->slot_free(link, slot) == GNN_OK);
+    close_link(link);
+}
+
 static void test_capture_and_clock(void) {
     static char near[SIZE];
     fake_reset(3);
@@ -303,6 +326,7 @@ int main(void) {
     test_faults(false);
     test_faults(true);
     test_dead_device();
+    test_wait_with_a_limit();
     test_capture_and_clock();
     test_nodes();
     test_fork();

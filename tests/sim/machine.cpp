@@ -393,9 +393,20 @@ void Machine::finish(int id) {
     now = mode == SIM_TIMED ? std::max(now, ops[id].ended) : now;
 }
 
+/* Is the host doing nothing but ask about this operation? Then it is waiting. */
+bool Machine::polled(int id) {
+    bool again = polled_.op == id && polled_.calls + 1 == calls[""];
+    polled_ = {id, calls[""], again ? polled_.times + 1 : 1};
+    if (polled_.times <= PATIENCE) {
+        return false;
+    }
+    finish(id);
+    return true;
+}
+
 bool Machine::ask(int id) {
     if (behind && id >= 0) {
-        return checker.clock(host()).covers(ops[id].epoch);
+        return checker.clock(host()).covers(ops[id].epoch) || polled(id);
     }
     if (id < 0 || ops[id].state == State::done) {
         return true;

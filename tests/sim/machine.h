@@ -143,6 +143,7 @@ class Machine {
     bool step_timed(sim_time until);
     void step_eager();
     bool step_random();
+    bool polled(int op);
     sim_time &engine_of(const Op &op);
     sim_time cost_of(const Op &op);
 
@@ -150,6 +151,10 @@ class Machine {
     std::set<int64_t> changes_;
     int64_t steps_ = 0;
     int lowest_ = 0;
+    struct {
+        int op = -1;
+        int64_t calls = 0, times = 0; // all calls until then; times in a row
+    } polled_;
     std::map<int, int> asked_;                // unfinished operation -> times in a row
     std::map<std::string, sim_time> engines_; // resource -> when it is free
 };

@@ -166,8 +166,8 @@ class Machine:
     """One process's GPU, host and disk; making a new one ends the one before.
 
     mode: of MODES, or "behind": lazy, and every query says "not yet" until the host has
-    waited for that, as of a device far behind its host. Then a trace has the fewest
-    edges that it can have, and loops that poll do not end.
+    waited for that or does nothing but ask, as of a device far behind its host. Then a
+    trace has the fewest edges that it can have.
     """
 
     newest = None
