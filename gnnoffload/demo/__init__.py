@@ -35,9 +35,6 @@ def main(argv: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "demo.json").write_text(json.dumps(summary(found), indent=2) + "\n")
     print(f"wrote {out / 'demo.json'}")
-    if settings.device != "cpu":
-        print("no picture: it is drawn of the process's memory, on a CPU")
-        return 0
     try:
         from gnnoffload.demo.picture import draw
     except ImportError:

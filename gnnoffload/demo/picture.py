@@ -21,8 +21,15 @@ COLOURS = {
     "offload 1/2": "#1a8f6a",
     "offload": "#1a8f6a",
     "offload 1/4": "#7cc7a6",
+    "save_on_cpu, pinned": "#8c6bb1",
+    "slide's hooks": "#c0504d",
+    "slide's, async": "#d9a3a1",
 }
 MIB = 2**20
+LINES = {  # by whether it is on a CUDA device
+    False: "resident memory, from the operating system",
+    True: "what torch has allocated, at the host's time",
+}
 
 
 def draw(found: dict, path) -> None:
@@ -138,14 +145,14 @@ def _draw_memory(figure, found: dict) -> None:
     rows, settings = found["rows"], found["settings"]
     axis = figure.subplots()
     figure.subplots_adjust(left=0.075, right=0.83, top=0.83, bottom=0.115)
-    ends = []
+    ends, on_device = [], settings["device"] != "cpu"
     for name, row in rows.items():
         if row["seconds_per_step"] is None:  # the control row has no timed step
             continue
-        time, resident = _last_step(row, found["samples"][name])
+        time, held = _last_step(row, found["samples"][name], on_device)
         colour = COLOURS[name]
         wide = name in ("plain", "offload", "offload 1/2")
-        axis.plot(time, resident, color=colour, lw=2.4 if wide else 1.6, zorder=3)
+        axis.plot(time, held, color=colour, lw=2.4 if wide else 1.6, zorder=3)
         ends.append([row["peak_resident_bytes"] / MIB, name, colour, row])
     offload = first_offload(rows)
     time, held = _engine(offload)
@@ -165,7 +172,7 @@ def _draw_memory(figure, found: dict) -> None:
         fontsize=9.5,
     )
     axis.set_xlabel("seconds since the step began")
-    axis.set_ylabel("MiB above the imports")
+    axis.set_ylabel("MiB on the device" if on_device else "MiB above the imports")
     axis.grid(axis="y", color="#e6eaee", lw=0.8)
     axis.tick_params(length=0)
     for side in ("top", "right", "left"):
@@ -185,18 +192,19 @@ def _draw_memory(figure, found: dict) -> None:
         0.03,
         0.89,
         f"Mesh level {settings['level']}, width {settings['width']}, "
-        f"{settings['layers']} layers. Lines: resident memory, from the operating "
-        "system. Dotted: saved bytes, counted by the engine.",
+        f"{settings['layers']} layers. Lines: {LINES[on_device]}. Dotted: saved bytes, "
+        "counted by the engine.",
         color="#52616d",
         va="center",
     )
 
 
-def _last_step(row: dict, samples: list) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds and MiB above the baseline during the last timed step."""
+def _last_step(row: dict, samples: list, on_device: bool):
+    """Seconds and MiB, above a process's baseline, during the last timed step."""
     begin, end = row["windows"][-1]
     kept = np.array([s[:2] for s in samples if begin <= s[0] <= end]).reshape(-1, 2)
-    return kept[:, 0] - begin, (kept[:, 1] - row["baseline_bytes"]) / MIB
+    baseline = 0 if on_device else row["baseline_bytes"]
+    return kept[:, 0] - begin, (kept[:, 1] - baseline) / MIB
 
 
 def _engine(row: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -137,7 +137,8 @@ def _measure(settings, folder, name, variant, timed, budget, spill_dir, on_progr
         spill_dir=spill_dir,
         gradients=f"{folder}/{name.replace('/', '_')}.npy",
     )
-    return processes.run("gnnoffload.demo.worker", job, on_progress)
+    row, samples = processes.run("gnnoffload.demo.worker", job, on_progress)
+    return row, row.pop("device_trace") or samples  # bytes on the device, or resident
 
 
 def _limited(settings, folder, variant, found, spill_dir) -> dict:
@@ -153,6 +154,7 @@ def _limited(settings, folder, variant, found, spill_dir) -> dict:
         gradients=f"{folder}/limited {variant}.npy",
     )
     row, _ = processes.run("gnnoffload.demo.worker", job, lambda share: None)
+    row.pop("device_trace", None)
     if row["finished"]:
         plain = np.load(f"{folder}/plain.npy")
         row["max_grad_diff"] = _difference(np.load(job_path(job)), plain)

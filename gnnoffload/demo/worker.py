@@ -57,9 +57,11 @@ def measure(job: dict, device: torch.device) -> dict:
     if variant != "stock":
         graph = Graph(graph, (mesh.num_nodes, mesh.num_nodes))
     around = variants.context(variant, job.get("budget"), job.get("spill_dir"), device)
-    held = EngineTrace(around) if variant == "offload" else None
-    if held:
-        held.watch(model)
+    held = Trace(lambda: around.state()["resident"]) if variant == "offload" else None
+    on_device = Trace(lambda: torch.cuda.memory_allocated(device))
+    for trace in (held, on_device if device.type == "cuda" else None):
+        if trace:
+            trace.watch(model)
 
     def step(context=around):
         with context:
@@ -86,6 +88,7 @@ def measure(job: dict, device: torch.device) -> dict:
     result = {
         "hwm": memory.status()["VmHWM"],
         "device_peak": memory.device_peak(device),
+        "device_trace": on_device.points,
         "first_step_seconds": seconds[0],
         "seconds_per_step": float(np.median(seconds[1:])) if job["steps"] else None,
         "windows": windows,
@@ -120,14 +123,14 @@ def data(mesh):
     return inputs(mesh, flow, HOURS), now, later
 
 
-class EngineTrace:
-    """Bytes that the engine holds, noted before and after each block, both ways."""
+class Trace:
+    """Bytes by somebody's account, noted before and after each block, both ways."""
 
-    def __init__(self, off):
-        self.off, self.points = off, []
+    def __init__(self, read):
+        self.read, self.points = read, []
 
     def note(self, *_):
-        self.points.append((time.monotonic(), self.off.state()["resident"]))
+        self.points.append((time.monotonic(), self.read()))
 
     def watch(self, model):
         for block in model.processor:

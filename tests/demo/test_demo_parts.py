@@ -15,7 +15,7 @@ from gnnoffload.demo import memory, offload_peers, run, table, variants
 from gnnoffload.demo.advection import tilted
 from gnnoffload.demo.model import advance
 from gnnoffload.demo.skill import TILT, Plan, rollout, train
-from gnnoffload.demo.worker import data
+from gnnoffload.demo.worker import Trace, data
 from gnnoffload.mesh import icosphere
 
 
@@ -160,6 +160,42 @@ def test_sentences_on_cuda_name_the_device():
     assert "allocated on cuda:0" in said and "VmHWM" not in said
     assert "page-locked" in said and "Spill file" not in said
     assert "of the device's memory for torch, plain was stopped" in said
+
+
+def test_the_picture_on_cuda_is_of_the_device(tmp_path):
+    picture = pytest.importorskip("gnnoffload.demo.picture")
+    rows = found()
+    rows["settings"] = {"device": "cuda:0", "level": 1, "width": 8, "layers": 2}
+    rows["samples"] = {}
+    points = [[10.0 + k, (k % 5) << 20] for k in range(12)]
+    for name, *_, timed in run.measured(run.Settings(device="cuda:0")):
+        row = rows["rows"].setdefault(name, dict(rows["rows"]["plain"]))
+        row |= {"windows": [[10.0, 20.0]], "trace": points, "budget": 1 << 20}
+        row |= {"seconds_per_step": 1.0 if timed else None}
+        rows["samples"][name] = points
+    picture.draw(rows, tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").read_bytes()[1:4] == b"PNG"
+    row = rows["rows"]["plain"] | {"baseline_bytes": 1 << 40}  # of a process: not here
+    seconds, held = picture._last_step(row, points, True)
+    assert seconds[0] == 0 and len(seconds) == 11 and held.max() == 4
+
+
+def test_a_trace_notes_both_ways():
+    net = torch.nn.Module()
+    net.processor = torch.nn.ModuleList([Doubled() for _ in range(3)])
+    trace = Trace(lambda: len(trace.points))
+    trace.watch(net)
+    x = e = torch.ones(4, 2, requires_grad=True)
+    for block in net.processor:
+        x, e = block(x, e)
+    assert [value for _, value in trace.points] == [0, 1, 2, 3, 4, 5]
+    (x + e).sum().backward()
+    assert len(trace.points) == 9
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, x, e):
+        return x * 2, e * 2
 
 
 def test_cuda_adds_how_others_offload():

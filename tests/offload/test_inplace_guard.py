@@ -100,6 +100,26 @@ def test_a_view_of_a_resident_block(off):
         loss.backward()
 
 
+def test_a_buffer_saved_again_after_a_change_leaves_like_any_other():
+    """The block of the old values does not stand for the new ones, nor in their way."""
+    off = go.offload(0, store="ram", min_bytes=4096, inflight=0, host_limit="64MiB")
+    w = torch.ones(10_000, requires_grad=True)
+    with off:
+        y = w * 1
+        old = y.square()
+        y.detach().add_(1)
+        new = y.square().sum()
+        del y
+    new.backward()
+    assert torch.equal(w.grad, torch.full_like(w, 4.0))
+    with pytest.raises(RuntimeError, match=MODIFIED):
+        old.sum().backward()
+    del old, new
+    report = off.report()
+    assert "alias" not in report.skipped and report.bytes_out == 40_000
+    assert_empty(off)
+
+
 def test_a_leaving_block(off):
     """Its owner hands it out again after the copy began: through a first backward."""
     Grab.kept = kept = []
