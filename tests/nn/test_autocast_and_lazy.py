@@ -7,6 +7,7 @@ from cases import inputs_of, make
 
 import gnnoffload.nn as ours
 from gnnoffload import _fallback
+from gnnoffload.nn import _guard
 
 NAMES = ["GCNConv", "SAGEConv", "GINConv", "GraphConv"]
 
@@ -41,6 +42,34 @@ def test_gine_under_autocast_with_a_projection_falls_back():
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(a(*inputs), b(*inputs))
     assert "lin has hooks" in next(iter(_fallback.counts()["GINEConv"]["fallback"]))
+
+
+@pytest.fixture
+def autocast_on_cuda():
+    """As inside torch.autocast("cuda"), also where there is no GPU to switch it on."""
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    yield
+    torch.set_autocast_enabled("cuda", before)
+
+
+def test_gine_under_cuda_s_autocast_with_a_projection_falls_back(autocast_on_cuda):
+    options = {"edge_dim": 3}
+    inputs = inputs_of("GINEConv", options, "edge_index", torch.float32)
+    a, b = (make(m, "GINEConv", options, torch.float32) for m in (ours, pyg))
+    a.load_state_dict(b.state_dict())
+    torch.testing.assert_close(a(*inputs), b(*inputs))
+    assert "lin has hooks" in next(iter(_fallback.counts()["GINEConv"]["fallback"]))
+
+
+def test_no_projection_moves_under_cuda_s_autocast(autocast_on_cuda, no_fallback):
+    """`lin` runs in bfloat16 there, so it runs where PyG runs it: before the sum."""
+    x, edge_index = inputs_of("GCNConv", {}, "edge_index", torch.float32)
+    assert not _guard.is_plain(ours.GCNConv(5, 7).lin)
+    for narrow in (7, 2):
+        layer, stock = ours.GCNConv(5, narrow), pyg.GCNConv(5, narrow)
+        layer.load_state_dict(stock.state_dict())
+        torch.testing.assert_close(layer(x, edge_index), stock(x, edge_index))
 
 
 @pytest.mark.parametrize("name", ["GCNConv", "SAGEConv", "GraphConv"])
