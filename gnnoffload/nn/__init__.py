@@ -1,7 +1,8 @@
 """Drop-in graph layers: PyG's names, arguments and state_dict on fused message passing.
 
-`from gnnoffload.nn import GCNConv` needs torch_geometric; `InteractionNetwork` needs
-torch alone, so the layers are imported when first asked for.
+`from gnnoffload.nn import GCNConv` needs torch_geometric; `InteractionNetwork` and
+`GraphTransformerConv` need torch alone, so the layers are imported when first asked
+for.
 """
 
 import importlib
@@ -10,6 +11,8 @@ PYG_LAYERS = {
     "APPNP": "appnp",
     "ChebConv": "cheb_conv",
     "EdgeConv": "edge_conv",
+    "GATConv": "gat_conv",
+    "GATv2Conv": "gatv2_conv",
     "GCNConv": "gcn_conv",
     "GENConv": "gen_conv",
     "GINConv": "gin_conv",
@@ -22,19 +25,24 @@ PYG_LAYERS = {
     "SimpleConv": "simple_conv",
     "SuperGATConv": "supergat_conv",
     "TAGConv": "tag_conv",
+    "TransformerConv": "transformer_conv",
 }
 OWN_LAYERS = {
+    "GraphTransformerConv": "graph_transformer_conv",
     "InteractionNetwork": "interaction_network",
 }
 __all__ = [
     "APPNP",
     "ChebConv",
     "EdgeConv",
+    "GATConv",
+    "GATv2Conv",
     "GCNConv",
     "GENConv",
     "GINConv",
     "GINEConv",
     "GraphConv",
+    "GraphTransformerConv",
     "InteractionNetwork",
     "LGConv",
     "PNAConv",
@@ -43,6 +51,7 @@ __all__ = [
     "SimpleConv",
     "SuperGATConv",
     "TAGConv",
+    "TransformerConv",
 ]
 
 

@@ -15,7 +15,7 @@ from torch_geometric.utils import add_self_loops, remove_self_loops
 from torch_geometric.utils.loop import compute_loop_attr
 from torch_geometric.utils.sparse import set_sparse_value
 
-from gnnoffload.graph import Graph
+from gnnoffload.graph import Graph, as_graph
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import (
     PLAIN,
@@ -35,6 +35,17 @@ class Edges(NamedTuple):
     attr: Tensor | None  # [E] or [E, D] in the order of graph
     adj: Adjacency  # as the caller gave it
     returned: object  # the edge_index to return with attention weights
+    spare: bool = False  # graph has one destination more, for edges that are no more
+
+    def pad(self, rows):
+        """[N_dst, ...] -> a row for each destination of `graph`."""
+        if not self.spare:
+            return rows
+        return torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
+
+    def trim(self, rows):
+        """Undoes `pad`."""
+        return rows[:-1] if self.spare else rows
 
 
 def edges_of_call(layer, base, x, edge_index, edge_attr, size=None, weights=False):
@@ -49,6 +60,8 @@ def edges_of_call(layer, base, x, edge_index, edge_attr, size=None, weights=Fals
     reason = _layer_reason(layer, base, x[0]) or _attr_reason(edge_index, edge_attr)
     if reason is not None:
         return reason
+    if weights and torch.compiler.is_compiling():
+        return "attention weights under torch.compile"
     adj = adjacency(layer, edge_index, x, size)
     if isinstance(adj, str):
         return adj
@@ -64,6 +77,9 @@ def edges_of_call(layer, base, x, edge_index, edge_attr, size=None, weights=Fals
         if adj.form is SPARSE:  # whose order is that of the matrix with the loops
             adj = adjacency(layer, edge_index, x, size)
             return Edges(adj.graph, None, adj, edge_index)
+    if torch.compiler.is_compiling():
+        graph, edge_attr = _traced_looped(layer, adj.graph, edge_attr, n_loops)
+        return Edges(graph, edge_attr, adj, edge_index, spare=True)
     graph, edge_attr = _looped(layer, adj.graph, edge_attr, n_loops)
     return Edges(graph, edge_attr, adj, edge_index)
 
@@ -120,6 +136,23 @@ def _looped(layer, graph, edge_attr, n_loops):
         kept = edge_attr.index_select(0, looped.keep)
     loops = _loop_features(layer, looped, kept, n_loops)
     return looped.graph, torch.cat([kept, loops])
+
+
+def _traced_looped(layer, graph, edge_attr, n_loops):
+    """The same for torch.compile, without a size that depends on the data: old
+    self-loops point to one destination more, whose row nobody reads."""
+    source, destination = graph.edge_index.unbind(0)
+    n_dst = graph.num_dst
+    destination = torch.where(source == destination, n_dst, destination)
+    nodes = torch.arange(n_loops, device=source.device)
+    ends = torch.cat([source, nodes]), torch.cat([destination, nodes])
+    looped, _ = as_graph(torch.stack(ends), (graph.num_src, n_dst + 1))
+    if edge_attr is None:
+        return looped, None
+    first = destination if layer.flow == "source_to_target" else source
+    edges = torch.stack([source, first])
+    loops = compute_loop_attr(edges, edge_attr, n_dst + 1, False, layer.fill_value)
+    return looped, torch.cat([edge_attr, loops[:n_loops]])
 
 
 def _loop_features(layer, looped, kept, n_loops):
@@ -194,9 +227,7 @@ def differentiable(alpha, graph, dropout, scores, *operands):
     The ops make their weights without a gradient. Here backward, if anyone asks for it,
     computes scores(*operands) [E, H] and their softmax in plain torch: [E, H, C] then.
     """
-    if not torch.is_grad_enabled():
-        return alpha
-    return _Weights.apply(alpha, graph, dropout, scores, *operands)
+    return _Weights.apply(alpha.detach(), graph, dropout, scores, *operands)
 
 
 class _Weights(Function):

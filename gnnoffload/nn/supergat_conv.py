@@ -55,29 +55,32 @@ class SuperGATConv(PyGSuperGATConv):
 
         graph = edges.graph
         x = self.lin(x).view(-1, self.heads, self.out_channels)
-        logits = self._logits(graph, x)
-        alpha = logits if self.attention_type == "SD" else self._mixed(graph, x, logits)
+        x_dst = edges.pad(x)
+        alpha = logits = self._logits(graph, x_dst, x)
+        if self.attention_type == "MX":
+            alpha = self._mixed(graph, x_dst, x, logits)
         alpha = edge_softmax(graph, leaky_relu(alpha, self.negative_slope))
         alpha = dropout(alpha, p=self.dropout, training=self.training)
         out = spmm(graph, x, alpha)
         if self.training:
             self._supervise(graph, x, logits, neg_edge_index, batch)
-        return finish(self, out, None)
+        return finish(self, edges.trim(out), None)
 
-    def _logits(self, graph, x):
+    def _logits(self, graph, x_dst, x):
         """[E, H] <x_i, x_j> by head, for SD over sqrt(C)."""
-        logits = sddmm(graph, x, x)
+        logits = sddmm(graph, x_dst, x)
         if self.attention_type == "SD":
             logits = logits / math.sqrt(self.out_channels)
         return logits
 
-    def _mixed(self, graph, x, logits):
+    def _mixed(self, graph, x_dst, x, logits):
         """[E, H] (a_l x_j + a_r x_i) * sigmoid(logits); the sum of both ends is the
         edge product of (a_r x_i, 1) and (1, a_l x_j)."""
         left = (x * self.att_l).sum(dim=-1, keepdim=True)
-        right = (x * self.att_r).sum(dim=-1, keepdim=True)
-        one = torch.ones_like(left)
-        ends = sddmm(graph, torch.cat([right, one], -1), torch.cat([one, left], -1))
+        right = (x_dst * self.att_r).sum(dim=-1, keepdim=True)
+        right = torch.cat([right, torch.ones_like(right)], dim=-1)
+        left = torch.cat([torch.ones_like(left), left], dim=-1)
+        ends = sddmm(graph, right, left)
         return ends * logits.sigmoid()
 
     def _supervise(self, graph, x, logits, negative, batch):
@@ -85,10 +88,10 @@ class SuperGATConv(PyGSuperGATConv):
         edge_index = graph.edge_index
         if self.edge_sample_ratio < 1:
             positive = self.positive_sampling(edge_index)
-            logits = self._logits(Graph(positive, graph.size), x)
+            logits = self._logits(Graph(positive, graph.size), x, x)
         if negative is None:
             negative = self.negative_sampling(edge_index, graph.num_dst, batch)
-        others = self._logits(Graph(negative, graph.size), x)
+        others = self._logits(Graph(negative, graph.size), x, x)
         self.att_x = torch.cat([logits, others])
         self.att_y = self.att_x.new_zeros(self.att_x.size(0))
         self.att_y[: logits.size(0)] = 1.0
@@ -97,6 +100,8 @@ class SuperGATConv(PyGSuperGATConv):
         """What only this layer cannot do; None if there is nothing."""
         if self.flow != "source_to_target":
             return "flow=target_to_source with positive and negative edges"
+        if self.training and torch.compiler.is_compiling():
+            return "training under torch.compile"
         layout = getattr(edge_index, "layout", torch.strided)
         if layout is not torch.strided or hasattr(edge_index, "csr"):
             return "sparse matrix with positive and negative edges"

@@ -96,6 +96,43 @@ OPTIONS = {
         {"combine_root": "self_loop", "aggr": "mean"},
         {"flow": "target_to_source"},
     ],
+    "GATConv": [
+        {},
+        {"heads": 3},
+        {"heads": 2, "concat": False, "residual": True},
+        {"heads": 2, "edge_dim": D},
+        {"heads": 2, "edge_dim": D, "fill_value": "add", "residual": True},
+        {"edge_dim": D, "fill_value": "max", "bias": False},
+        {"edge_dim": D, "fill_value": 0.5, "add_self_loops": True},
+        {"heads": 2, "edge_dim": D, "add_self_loops": False},
+        {"heads": 2, "add_self_loops": False, "negative_slope": 0.5},
+        {"flow": "target_to_source", "heads": 2, "edge_dim": D},
+        {"out_channels": 3},
+    ],
+    "GATv2Conv": [
+        {},
+        {"heads": 3},
+        {"heads": 2, "concat": False, "residual": True},
+        {"heads": 2, "edge_dim": D},
+        {"heads": 2, "edge_dim": 19},
+        {"edge_dim": D, "fill_value": "min", "bias": False},
+        {"edge_dim": D, "fill_value": 0.5, "share_weights": True},
+        {"heads": 2, "edge_dim": D, "add_self_loops": False, "residual": True},
+        {"heads": 2, "add_self_loops": False, "negative_slope": 0.5},
+        {"flow": "target_to_source", "heads": 2, "edge_dim": D},
+        {"out_channels": 3},
+    ],
+    "TransformerConv": [
+        {},
+        {"heads": 3},
+        {"heads": 2, "concat": False},
+        {"heads": 2, "concat": False, "beta": True},
+        {"heads": 2, "edge_dim": D, "beta": True},
+        {"heads": 2, "edge_dim": 19},
+        {"edge_dim": D, "root_weight": False, "bias": False},
+        {"flow": "target_to_source", "heads": 2, "edge_dim": D},
+        {"out_channels": 3},
+    ],
     "SuperGATConv": [
         {},
         {"heads": 3},
@@ -109,7 +146,7 @@ SQUARE = (*NORMALIZING, "ChebConv", "SuperGATConv")  # one set of nodes
 REQUIRED = {"ChebConv": {"K": 3}, "APPNP": {"K": 2, "alpha": 0.1}}
 WITHOUT_WIDTHS = ("APPNP", "LGConv", "SimpleConv")
 WEIGHTED = (*NORMALIZING, "ChebConv", "GraphConv", "SimpleConv")
-ATTENTION = ("SuperGATConv",)
+ATTENTION = ("GATConv", "GATv2Conv", "TransformerConv", "SuperGATConv")
 FORMS = ("edge_index", "edge_index32", "EdgeIndex", "Graph", "coo", "csr", "csc")
 
 

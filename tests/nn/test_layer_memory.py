@@ -43,6 +43,13 @@ LAYERS = {
     "appnp": lambda: nn.APPNP(2, 0.1, dropout=0.5),
     "lg": lambda: nn.LGConv(),
     "simple weighted": lambda: nn.SimpleConv("mean", combine_root="self_loop"),
+    "gat": lambda: nn.GATConv(F, F // 2, heads=2),
+    "gat edges": lambda: nn.GATConv(F, F // 2, heads=2, edge_dim=3),
+    "gatv2": lambda: nn.GATv2Conv(F, F // 2, heads=2, dropout=0.5),
+    "gatv2 edges": lambda: nn.GATv2Conv(F, F // 2, heads=2, edge_dim=3),
+    "transformer": lambda: nn.TransformerConv(F, F // 2, heads=2, dropout=0.5),
+    "transformer edges": lambda: nn.TransformerConv(F, F // 2, heads=2, edge_dim=3),
+    "supergat": lambda: nn.SuperGATConv(F, F // 2, heads=2).eval(),
 }
 
 
@@ -52,11 +59,14 @@ def test_nothing_of_size_edges_by_features(name, no_fallback):
     edge_index = torch.randint(N, (2, E))
     x = torch.randn(N, F, requires_grad=True)
     rest = (torch.rand(E, requires_grad=True),) if "weighted" in name else ()
+    if "edges" in name:
+        rest = (torch.rand(E, 3, requires_grad=True),)
     for graph in (edge_index, Graph(edge_index, (N, N))):
         with LargestTensor() as largest:
             layer(x, graph, *rest).sum().backward()
-        # two rows of indices with self-loops; the bound is 1/16 of E x F
-        assert largest.elements <= 2 * (E + N)
+        # two rows of indices or two heads with self-loops, here 1/16 of E x F; with
+        # edge features those, of all edges and loops
+        assert largest.elements <= (3 if "edges" in name else 2) * (E + N)
     stock = type(layer).__bases__[0]
     with LargestTensor() as largest:
         stock.forward(layer, x, edge_index, *rest).sum().backward()

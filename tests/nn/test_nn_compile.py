@@ -37,7 +37,20 @@ MODELS = {
     "simple": lambda: Two(
         nn.SimpleConv(combine_root="self_loop"), nn.SimpleConv("mean", "cat")
     ),
+    "gat": lambda: Two(nn.GATConv(F, 2, heads=2), nn.GATConv(4, 7, residual=True)),
+    "gat edges": lambda: Two(
+        nn.GATConv(F, 2, heads=2, edge_dim=3),
+        nn.GATv2Conv(4, 7, edge_dim=3, add_self_loops=False),
+    ),
+    "gatv2 transformer": lambda: Two(
+        nn.GATv2Conv(F, 2, heads=2), nn.TransformerConv(4, 7, heads=2, beta=True)
+    ),
+    "supergat": lambda: Two(
+        nn.SuperGATConv(F, 2, heads=2).eval(),
+        nn.SuperGATConv(4, 7, attention_type="SD").eval(),
+    ),
 }
+EDGE_FEATURES = ["gine", "gat edges"]
 WEIGHTED = ["gcn", "gcn plain", "graph", "sg tag", "cheb", "appnp lg", "simple"]
 
 
@@ -65,7 +78,7 @@ def test_a_model_compiles_to_one_graph(name, form, no_fallback):
     model = MODELS[name]()
     graph = Graph(EDGES, (N, N)) if form == "Graph" else EDGES
     x = torch.randn(N, F)
-    extra = [torch.randn(EDGES.size(1), 3)] if name == "gine" else []
+    extra = [torch.randn(EDGES.size(1), 3)] if name in EDGE_FEATURES else []
     check(model, graph, x, extra)
 
 

@@ -1,0 +1,1 @@
+"""Where other packages take our layers: one module for each, imported by hand."""

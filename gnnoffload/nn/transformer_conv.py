@@ -1,0 +1,122 @@
+"""TransformerConv: softmax over neighbours of <q_i, k_j + W_e e> / sqrt(C), fused."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch_geometric.nn.conv import MessagePassing
+from torch_geometric.nn.conv.transformer_conv import (
+    TransformerConv as PyGTransformerConv,
+)
+
+from gnnoffload import _fallback
+from gnnoffload.attention import dot_attention
+from gnnoffload.nn import _guard
+from gnnoffload.nn._attention import (
+    differentiable,
+    edges_of_call,
+    projected_edges,
+    weights_as_pyg,
+)
+
+
+class TransformerConv(PyGTransformerConv):
+    """PyG's TransformerConv; scores, softmax and sum in one op, without an E x H x C
+    tensor, edge features included.
+
+    Dropout in training: see GATConv.
+    """
+
+    propagate = MessagePassing.propagate  # not what PyG compiled for its own class
+
+    def forward(self, x, edge_index, edge_attr=None, return_attention_weights=None):
+        """As in PyG; `edge_index` may also be a `gnnoffload.Graph`.
+
+        Args
+        ----
+        x : [N, F], or ([N_src, F_src], [N_dst, F_dst])
+        edge_attr : [E, edge_dim], in the order of edge_index
+        return_attention_weights : if it is a bool, True or False, return
+            (out, (edge_index, alpha [E, H])) with alpha before dropout, as PyG does
+
+        Returns
+        -------
+        [N_dst, H * C], or [N_dst, C] with concat=False
+
+        Memory: [N, H * C] a few times, [N, H, edge_dim] with edge features and, in
+        backward, [E, H] twice.
+        """
+        pair = (x, x) if isinstance(x, Tensor) else x
+        wanted = isinstance(return_attention_weights, bool)
+        reason = self._reason(pair, edge_attr)
+        edges = reason or edges_of_call(
+            self, PyGTransformerConv, pair, edge_index, edge_attr, None, wanted
+        )
+        if isinstance(edges, str):
+            return self._forward_pyg(
+                edges, x, edge_index, edge_attr, return_attention_weights
+            )
+        _fallback.count_fast("TransformerConv")
+
+        shape = (-1, self.heads, self.out_channels)
+        query = self.lin_query(pair[1]).view(shape)
+        key = self.lin_key(pair[0]).view(shape)
+        value = self.lin_value(pair[0]).view(shape)
+        edge = projected_edges(self, edges.attr)
+        p = self.dropout if self.training else 0.0
+        attend = (edges.graph, query, key, value)
+        if not wanted:
+            return self._root(dot_attention(*attend, dropout=p, **edge), pair[1])
+        if p > 0:  # the weights to return are those before dropout
+            out = dot_attention(*attend, dropout=p, **edge)
+            with torch.no_grad():
+                _, alpha = dot_attention(*attend, return_weights=True, **edge)
+        else:
+            out, alpha = dot_attention(*attend, return_weights=True, **edge)
+        ends = edges.graph.edge_index
+        alpha = differentiable(
+            alpha,
+            edges.graph,
+            0.0,
+            lambda *operands: _scores(*operands, *ends),
+            *(query, key, *map(edge.get, ("edge", "edge_attr", "edge_weight"))),
+        )
+        return self._root(out, pair[1]), weights_as_pyg(edges, alpha, in_matrix=False)
+
+    def _root(self, out, x_dst):
+        """out [N, H, C] with heads joined and x_dst mixed in."""
+        out = out.flatten(1) if self.concat else out.mean(dim=1)
+        if not self.root_weight:
+            return out
+        skip = self.lin_skip(x_dst)
+        if self.lin_beta is None:
+            return out + skip
+        beta = self.lin_beta(torch.cat([out, skip, out - skip], dim=-1)).sigmoid()
+        return torch.lerp(out, skip, beta)
+
+    def _reason(self, pair, edge_attr):
+        """What only this layer cannot do; None if there is nothing."""
+        if pair[1] is None:
+            return "no features of destinations (PyG refuses it)"
+        if (edge_attr is None) != (self.lin_edge is None):
+            return "edge_attr without edge_dim, or the reverse"
+        if edge_attr is not None and edge_attr.dim() != 2:
+            return "edge_attr is not a matrix"
+        return None
+
+    def _forward_pyg(self, reason, x, edge_index, edge_attr, weights):
+        edge_index = _guard.fall_back(self, reason, edge_index)
+        # propagate_type: (query: Tensor, key: Tensor, value: Tensor, edge_attr: OptTensor)  # noqa: E501
+        return super().forward(x, edge_index, edge_attr, weights)
+
+    def __prepare_scriptable__(self):
+        return _guard.script_with_pyg(self, PyGTransformerConv)
+
+
+def _scores(query, key, edge, edge_attr, edge_weight, source, destination):
+    rows = key[source]
+    if edge_attr is not None:
+        edge = linear(edge_attr, edge_weight).view_as(rows)
+    rows = rows if edge is None else rows + edge
+    return (query[destination] * rows).sum(dim=-1) / math.sqrt(query.shape[2])
