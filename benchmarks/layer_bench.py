@@ -113,13 +113,31 @@ def contenders(layer, edge_index, n, features, heads, dtype, dgl, fresh):
     return steps, results
 
 
-def verify(name, results, exact, tolerance):
-    """L2-relative error of output and gradients."""
-    for i, (got, want) in enumerate(zip(results, exact, strict=True)):
-        scale = want.norm().clamp(min=1e-12)
-        error = ((got.double() - want).norm() / scale).item()
-        if not error <= tolerance and want.norm() > 1e-6 * want.numel() ** 0.5:
-            raise SystemExit(f"{name}: relative error {error:.1e} of result {i}")
+def errors_of(results, exact):
+    """L2-relative errors of output and gradients; 0 for what cancels to nothing."""
+    errors = []
+    for got, want in zip(results, exact, strict=True):
+        is_zero = want.norm() <= 1e-6 * want.numel() ** 0.5
+        error = (got.double() - want).norm() / want.norm()
+        errors.append(0.0 if is_zero else error.item())
+    return errors
+
+
+def verify(name, steps, exact, tolerance):
+    """Each contender's errors may be `tolerance`, or twice those of PyG's own layer
+    where they are larger: a maximum of near equals picks another edge in another
+    rounding."""
+    errors = {key: errors_of(step(), exact) for key, step in steps.items()}
+    stock = errors["pyg"]
+    if not all(error <= 0.3 for error in stock):
+        raise SystemExit(f"{name}: PyG's own errors are {stock}")
+    for key, found in errors.items():
+        for i, (error, its) in enumerate(zip(found, stock, strict=True)):
+            if not error <= max(tolerance, 2 * its):
+                raise SystemExit(
+                    f"{name}, {key}: relative error {error:.1e} of result {i}, PyG's "
+                    f"is {its:.1e}"
+                )
 
 
 # ------------------------------------------------------------------------------- memory
@@ -167,9 +185,7 @@ def run_case(name, layer, case, args, dgl):
     )
     tolerance = 1e-4 if dtype is torch.float32 else 3e-2
     _fallback.reset()
-    for key, step in steps.items():
-        allowed = tolerance if key == "ours" or dtype is torch.float32 else 0.2
-        verify(f"{name} on {graph}, {key}", step(), exact, allowed)
+    verify(f"{name} on {graph}", steps, exact, tolerance)
     del exact
     fallbacks = [r for found in _fallback.counts().values() for r in found["fallback"]]
     memory = {key: peak_extra_bytes(step) for key, step in steps.items()}
