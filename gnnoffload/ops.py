@@ -68,9 +68,7 @@ def spmm(
         return reductions.extreme(graph, x, reduce)
     if weight is not None:
         _check_vector("spmm", "weight", weight, graph._n_edges, "edge", graph)
-        if weight.dtype is not x.dtype:
-            dtype = torch.promote_types(x.dtype, weight.dtype)
-            x, weight = x.to(dtype), weight.to(dtype)
+        x, weight = in_one_dtype(x, weight)
     if row_scale is not None or col_scale is not None or reduce != "sum":
         row_scale, col_scale = _scales(
             "spmm", graph, x.dtype, reduce, row_scale, col_scale
@@ -114,13 +112,8 @@ def sddmm(graph, a, b, *, row_scale=None, col_scale=None, size=None) -> Tensor:
         raise _matrix_error("sddmm", "a", a, graph, graph._n_dst, "destination")
     if not _is_matrix(b, graph._n_src, graph):
         raise _matrix_error("sddmm", "b", b, graph, graph._n_src, "source")
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"sddmm: b must have {a.shape[1]} columns as a has, got {b.shape[1]}"
-        )
-    if a.dtype is not b.dtype:
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        a, b = a.to(dtype), b.to(dtype)
+    _require_same_columns("sddmm", "a", a, "b", b)
+    a, b = in_one_dtype(a, b)
     if row_scale is not None or col_scale is not None:
         row_scale, col_scale = _scales(
             "sddmm", graph, a.dtype, "sum", row_scale, col_scale
@@ -169,13 +162,8 @@ def gine(graph, x, edge, *, size=None) -> Tensor:
         raise _matrix_error("gine", "x", x, graph, graph._n_src, "source")
     if not _is_matrix(edge, graph._n_edges, graph):
         raise _matrix_error("gine", "edge", edge, graph, graph._n_edges, "edge")
-    if x.shape[1] != edge.shape[1]:
-        raise ValueError(
-            f"gine: edge must have {x.shape[1]} columns as x has, got {edge.shape[1]}"
-        )
-    if x.dtype is not edge.dtype:
-        dtype = torch.promote_types(x.dtype, edge.dtype)
-        x, edge = x.to(dtype), edge.to(dtype)
+    _require_same_columns("gine", "x", x, "edge", edge)
+    x, edge = in_one_dtype(x, edge)
     records = torch.is_grad_enabled() and (x.requires_grad or edge.requires_grad)
     try:
         return _dispatch_gine.gine(x, edge, graph.args(records))
@@ -197,9 +185,7 @@ def _heads_spmm(graph, x, weight, reduce, row_scale, col_scale):
         y = spmm(graph, x.flatten(1), reduce=reduce)
         return y.view(graph._n_dst, *x.shape[1:])
     check_rows("spmm", graph, "weight", weight, (graph._n_edges, "edge"), heads)
-    if weight.dtype is not x.dtype:
-        dtype = torch.promote_types(x.dtype, weight.dtype)
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = in_one_dtype(x, weight)
     if heads == 0:
         return x.new_zeros(graph._n_dst, *x.shape[1:])
     records = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -218,9 +204,7 @@ def _heads_sddmm(graph, a, b, row_scale, col_scale):
     check_rows("sddmm", graph, "a", a, (graph._n_dst, "destination"), "H", "C")
     check_rows("sddmm", graph, "b", b, (graph._n_src, "source"), *a.shape[1:])
     _no_scales("sddmm", row_scale, col_scale)
-    if a.dtype is not b.dtype:
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        a, b = a.to(dtype), b.to(dtype)
+    a, b = in_one_dtype(a, b)
     heads = a.shape[1]
     if heads == 0:
         return a.new_zeros(graph._n_edges, 0)
@@ -306,6 +290,22 @@ def _tensor_error(op, name, x, graph):
             f"{op}: {name} must be on the graph's device {graph.device}, got {x.device}"
         )
     return None
+
+
+def _require_same_columns(op, name_a, a, name_b, b):
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{op}: {name_b} must have {a.shape[1]} columns as {name_a} has, got "
+            f"{b.shape[1]}"
+        )
+
+
+def in_one_dtype(a, b):
+    """Both in the dtype to which torch promotes them."""
+    if a.dtype is b.dtype:
+        return a, b
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
 
 
 def check_rows(op, graph, name, x, rows, *sizes):
