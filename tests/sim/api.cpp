@@ -1,13 +1,5 @@
-/* api.cpp: the table of cuda_api.h over the machine.
- *
- * Every entry goes through `Call`, which counts it, lets an armed fault answer, refuses
- * handles that are dead or of another device, and spends the host's time.
- */
-#include "machine.h"
-
-extern "C" {
-#include "offload/cuda_api.h"
-}
+/* api.cpp: the table of cuda_api.h over the machine: devices, streams, events. */
+#include "call.h"
 
 #include <cstdio>
 #include <memory>
@@ -54,116 +46,82 @@ static bool is_sticky(const std::string &error) {
     return names.count(error) > 0;
 }
 
-/* One call of an entry. */
-struct Call {
-    Call(const char *entry, const void *caller)
-        : lock(machine().mutex), m(machine()), name(entry),
-          site(m.here(entry, caller)) {
-        m.calls[""]++;
-        m.calls[name]++;
-        m.spend(m.profile.call_cost);
-        for (Fault &f : m.faults) {
-            if ((f.entry.empty() || f.entry == name) && f.times != 0 && --f.nth <= 0) {
-                f.times -= f.times > 0;
-                error = f.error;
-            }
+/* ----------------------------------------------------------------------------- calls */
+
+Call::Call(const char *entry, const void *caller)
+    : lock(machine().mutex), m(machine()), name(entry), site(m.here(entry, caller)) {
+    m.calls[""]++;
+    m.calls[name]++;
+    m.spend(m.profile.call_cost);
+    for (Fault &f : m.faults) {
+        if ((f.entry.empty() || f.entry == name) && f.times != 0 && --f.nth <= 0) {
+            f.times -= f.times > 0;
+            error = f.error;
         }
-        if (is_sticky(error)) {
-            m.sticky = error;
+    }
+    if (is_sticky(error)) {
+        m.sticky = error;
+    }
+    error = m.sticky.empty() ? error : m.sticky;
+}
+
+gnn_status Call::outcome() const {
+    return error.empty() ? GNN_OK : failed();
+}
+
+gnn_status Call::failed() const {
+    gnn_status status = error == "cudaErrorMemoryAllocation" ? GNN_ENOMEM : GNN_EDEVICE;
+    return fail_of_library
+               ? fail_of_library(status, "cuda: %s: %s", name, error.c_str())
+               : status;
+}
+
+void Call::misuse(const std::string &kind, const std::string &text, uintptr_t lo) {
+    Violation v;
+    v.kind = kind;
+    v.text = text;
+    v.second = {m.host(), 0, false, site};
+    v.lo = v.hi = lo;
+    m.checker.report(v);
+    error = "cudaErrorInvalidResourceHandle";
+}
+
+int Call::stream(int device, uint64_t handle) {
+    int index = stream_index(device, handle);
+    if (index < 0 || index >= static_cast<int>(m.streams.size())) {
+        misuse("bad handle", "no such stream");
+        return 0;
+    }
+    if (!m.streams[index].live || m.streams[index].device != device) {
+        misuse("bad handle", m.streams[index].live ? "a stream of another device"
+                                                   : "the stream was destroyed");
+    }
+    return index;
+}
+
+int Call::event(int device, uint64_t handle) {
+    int index = static_cast<int>(handle - EVENT);
+    if (index < 0 || index >= static_cast<int>(m.events.size())) {
+        misuse("bad handle", "no such event");
+        return -1;
+    }
+    if (!m.events[index].live || m.events[index].device != device) {
+        misuse("bad handle", m.events[index].live ? "an event of another device"
+                                                  : "the event was destroyed");
+    }
+    return index;
+}
+
+bool Call::capturing() {
+    for (const Stream &s : m.streams) {
+        if (s.capturing) {
+            misuse("capture", "a call that is not allowed while a graph is captured");
+            error = "cudaErrorStreamCaptureUnsupported";
+            return true;
         }
-        error = m.sticky.empty() ? error : m.sticky;
     }
-
-    gnn_status outcome() const {
-        return error.empty() ? GNN_OK : failed();
-    }
-
-    gnn_status failed() const {
-        gnn_status status =
-            error == "cudaErrorMemoryAllocation" ? GNN_ENOMEM : GNN_EDEVICE;
-        return fail_of_library
-                   ? fail_of_library(status, "cuda: %s: %s", name, error.c_str())
-                   : status;
-    }
-
-    /* After a fault of the device there is nothing left to give back: who tries has done
-     * what can be done. */
-    bool lost() const {
-        return !m.sticky.empty();
-    }
-
-    /* The table's user did what CUDA leaves undefined or refuses. */
-    void misuse(const std::string &kind, const std::string &text, uintptr_t lo = 0) {
-        Violation v;
-        v.kind = kind;
-        v.text = text;
-        v.second = {m.host(), 0, false, site};
-        v.lo = v.hi = lo;
-        m.checker.report(v);
-        error = "cudaErrorInvalidResourceHandle";
-    }
-
-    int stream(int device, uint64_t handle) {
-        int index = stream_index(device, handle);
-        if (index < 0 || index >= static_cast<int>(m.streams.size())) {
-            misuse("bad handle", "no such stream");
-            return 0;
-        }
-        if (!m.streams[index].live || m.streams[index].device != device) {
-            misuse("bad handle", m.streams[index].live ? "a stream of another device"
-                                                       : "the stream was destroyed");
-        }
-        return index;
-    }
-
-    int event(int device, uint64_t handle) {
-        int index = static_cast<int>(handle - EVENT);
-        if (index < 0 || index >= static_cast<int>(m.events.size())) {
-            misuse("bad handle", "no such event");
-            return -1;
-        }
-        if (!m.events[index].live || m.events[index].device != device) {
-            misuse("bad handle", m.events[index].live ? "an event of another device"
-                                                      : "the event was destroyed");
-        }
-        return index;
-    }
-
-    bool capturing() {
-        for (const Stream &s : m.streams) {
-            if (s.capturing) {
-                misuse("capture",
-                       "a call that is not allowed while a graph is captured");
-                error = "cudaErrorStreamCaptureUnsupported";
-                return true;
-            }
-        }
-        return false;
-    }
-
-    std::lock_guard<std::recursive_mutex> lock;
-    Machine &m;
-    const char *name;
-    int site;
-    std::string error; // empty: it works
-};
-
-#define CALL(entry)                                                                    \
-    Call call(entry, __builtin_return_address(0));                                     \
-    Machine &m = call.m;                                                               \
-    (void)m;                                                                           \
-    if (!call.error.empty())                                                           \
-    return call.failed()
-/* A call that gives something back: a fault of the device does not keep it from that. */
-#define GIVE_BACK(entry)                                                               \
-    Call call(entry, __builtin_return_address(0));                                     \
-    Machine &m = call.m;                                                               \
-    (void)m;                                                                           \
-    if (!call.error.empty() && !call.lost())                                           \
-    return call.failed()
-#define REFUSE_BAD()                                                                   \
-    if (!call.error.empty())                                                           \
-    return call.failed()
+    return false;
+}
 
 /* ------------------------------------------------------------------ versions, devices */
 
@@ -392,164 +350,6 @@ static gnn_status event_seconds(int device, gnn_cuda_event from, gnn_cuda_event 
     }
     *seconds = 1e-9 * static_cast<double>(m.ops[last].ended - m.ops[first].ended);
     return GNN_OK;
-}
-
-/* ---------------------------------------------------------------------------- memory */
-
-static gnn_status open_memory(Call &call, const char *kind, int64_t limit,
-                              int64_t &used, int64_t bytes, void **memory) {
-    *memory = used + bytes <= limit ? map_host(bytes) : nullptr;
-    if (!*memory) {
-        call.error = "cudaErrorMemoryAllocation";
-        return call.failed();
-    }
-    used += bytes;
-    call.m.checker.open_region(reinterpret_cast<uintptr_t>(*memory), bytes, kind,
-                               call.site);
-    call.m.memory_of[*memory] = {bytes, &used};
-    return GNN_OK;
-}
-
-/* A real free: it must come after every access, and what is pending happens first so
- * that the test survives a free that came too early. */
-static gnn_status close_memory(Call &call, void *memory) {
-    Machine &m = call.m;
-    auto lo = reinterpret_cast<uintptr_t>(memory);
-    Epoch epoch = m.checker.tick(m.host(), call.site);
-    m.checker.close_region(lo, epoch, call.site, !call.lost());
-    m.finish_all();
-    auto found = m.memory_of.find(memory);
-    if (found != m.memory_of.end()) {
-        *found->second.second -= found->second.first;
-        m.memory_of.erase(found);
-    }
-    return call.outcome();
-}
-
-static gnn_status host_alloc(int, int64_t bytes, void **host) {
-    CALL("host_alloc");
-    return open_memory(call, "pinned", m.profile.host_bytes, m.host_used, bytes, host);
-}
-
-static gnn_status host_free(int, void *host) {
-    GIVE_BACK("host_free");
-    return close_memory(call, host);
-}
-
-static gnn_status host_register(int, void *host, int64_t bytes) {
-    CALL("host_register");
-    auto lo = reinterpret_cast<uintptr_t>(host);
-    if (lo % 4096 || bytes % 4096) {
-        call.misuse("bad range", "host_register of a range that is not whole pages",
-                    lo);
-        return call.failed();
-    }
-    if (m.host_used + bytes > m.profile.host_bytes) {
-        call.error = "cudaErrorMemoryAllocation";
-        return call.failed();
-    }
-    m.host_used += bytes;
-    m.checker.open_region(lo, bytes, "registered", call.site);
-    m.memory_of[host] = {bytes, &m.host_used};
-    return GNN_OK;
-}
-
-static gnn_status host_unregister(int, void *host) {
-    GIVE_BACK("host_unregister");
-    return close_memory(call, host);
-}
-
-static gnn_status device_alloc(int, int64_t bytes, void **memory) {
-    CALL("device_alloc");
-    return open_memory(call, "device", m.profile.device_bytes - sim_allocated(0),
-                       m.device_used, bytes, memory);
-}
-
-static gnn_status device_free(int, void *memory) {
-    GIVE_BACK("device_free");
-    return close_memory(call, memory);
-}
-
-static gnn_status managed_alloc(int, int64_t bytes, void **memory) {
-    CALL("managed_alloc");
-    return open_memory(call, "managed", m.profile.host_bytes, m.host_used, bytes,
-                       memory);
-}
-
-static gnn_status managed_free(int, void *memory) {
-    GIVE_BACK("managed_free");
-    return close_memory(call, memory);
-}
-
-static gnn_status pointer_device(const void *pointer, int *device) {
-    CALL("pointer_device");
-    const Region *r = m.checker.find_region(reinterpret_cast<uintptr_t>(pointer));
-    *device = r && (r->kind == "device" || r->kind == "tensor") ? 0 : -1;
-    return GNN_OK;
-}
-
-/* ---------------------------------------------------------------------------- copies */
-
-/* Is it pinned? Queued copies need that; in a measurement other memory may be copied. */
-static bool is_pinned(Machine &m, const void *host) {
-    const Region *r = m.checker.find_region(reinterpret_cast<uintptr_t>(host));
-    return r && (r->kind == "pinned" || r->kind == "registered");
-}
-
-/* pageable: the call returns when the copy has ended, or stages the source and returns;
- * no program may rely on either, so neither is an edge for the other side. */
-static gnn_status queue_copy(Call &call, int device, Kind kind, void *to,
-                             const void *from, int64_t bytes, uint64_t stream,
-                             bool pageable) {
-    Machine &m = call.m;
-    int s = call.stream(device, stream);
-    const void *host = kind == Kind::copy_out ? to : from;
-    if (!pageable && !is_pinned(m, host)) {
-        call.misuse("pageable",
-                    "an asynchronous copy of host memory that is not pinned",
-                    reinterpret_cast<uintptr_t>(host));
-    }
-    REFUSE_BAD();
-    auto lo = [](const void *p) { return reinterpret_cast<uintptr_t>(p); };
-    auto n = static_cast<uintptr_t>(bytes);
-    Op op;
-    op.kind = kind;
-    op.stream = s;
-    op.to = to;
-    op.from = from;
-    op.bytes = bytes;
-    op.pageable = pageable;
-    op.site = call.site;
-    op.name = call.name;
-    op.accesses = {{lo(from), lo(from) + n, false}, {lo(to), lo(to) + n, true}};
-    int id = m.issue(std::move(op));
-    if (pageable && (kind == Kind::copy_out || m.profile.pageable_waits)) {
-        m.finish(id);
-        m.join_host(m.clock_of(s), call.site);
-    }
-    return GNN_OK;
-}
-
-static gnn_status copy_out(int device, void *host, const void *memory, int64_t bytes,
-                           gnn_cuda_stream stream) {
-    CALL("copy_out");
-    return queue_copy(call, device, Kind::copy_out, host, memory, bytes, stream, false);
-}
-
-static gnn_status copy_in(int device, void *memory, const void *host, int64_t bytes,
-                          gnn_cuda_stream stream) {
-    CALL("copy_in");
-    return queue_copy(call, device, Kind::copy_in, memory, host, bytes, stream, false);
-}
-
-static gnn_status copy_any(int device, void *to, const void *from, int64_t bytes,
-                           gnn_cuda_stream stream) {
-    CALL("copy_any");
-    const Region *r = m.checker.find_region(reinterpret_cast<uintptr_t>(to));
-    bool inward = r && (r->kind == "device" || r->kind == "tensor");
-    const void *host = inward ? from : to;
-    return queue_copy(call, device, inward ? Kind::copy_in : Kind::copy_out, to, from,
-                      bytes, stream, !is_pinned(m, host));
 }
 
 static const gnn_cuda_api table = {GNN_CUDA_API_ENTRIES(GNN_CUDA_API_OWN)};

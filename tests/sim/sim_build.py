@@ -16,12 +16,12 @@ C_FLAGS = ["-std=c11", "-fexceptions", "-Wall", "-Wextra"]
 CPP_FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
 OBJECTS = ROOT / "build" / "objects" / "sim"
 COMMON = ["-O1", "-g", "-fPIC", "-D_GNU_SOURCE", "-Icsrc", "-Itests/sim"]
-SIM = ["checker.cpp", "machine.cpp", "api.cpp", "allocator.cpp", "program.cpp"]
+SIM = ["checker", "machine", "api", "api_memory", "allocator", "program"]
 
 
 def library(*defines):
     """libsim.so: the simulator and csrc/{core,offload}, compiled with -D<define>."""
-    sources = [HERE / name for name in SIM]
+    sources = [HERE / f"{name}.cpp" for name in SIM]
     for room in ("core", "offload"):
         sources += sorted((ROOT / "csrc" / room).glob("*.c"))
     return build("libsim.so", sources, [f"-D{define}" for define in defines])
