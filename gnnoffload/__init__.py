@@ -12,7 +12,7 @@ from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
 from gnnoffload.graph import Graph
 from gnnoffload.messages import gather, segment
 from gnnoffload.ops import gine, sddmm, spmm
-from gnnoffload.reductions import aggregate
+from gnnoffload.reductions import aggregate, softmax_aggregate
 
 __all__ = [
     "DeviceError",
@@ -43,5 +43,6 @@ __all__ = [
     "sddmm",
     "segment",
     "show_config",
+    "softmax_aggregate",
     "spmm",
 ]

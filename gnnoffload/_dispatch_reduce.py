@@ -104,15 +104,14 @@ def _wants_mean(which, dtype):
 
 def _setup(ctx, inputs, output):
     x, edge, *graph, which, _arg_bits, _wants_mean = inputs
-    ctx.graph, ctx.has_edge = tuple(graph), edge.numel() > 0
+    ctx.graph = tuple(graph)
     _save(ctx, x, edge, which, output)
 
 
 def _backward(ctx, *grads):
     x = ctx.saved_tensors[0]
-    wants_x, wants_edge = ctx.needs_input_grad[:2]
+    wants = ctx.needs_input_grad[:2]
     arguments = _vjp_arguments(ctx, grads[:6], x.new_empty(0))
-    wants = wants_x, wants_edge and ctx.has_edge
     d_x, d_edge = aggregate_vjp_op(*arguments, *ctx.graph, ctx.which, *wants)
     return d_x if wants[0] else None, d_edge if wants[1] else None, *(None,) * 11
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from gnnoffload import _dispatch, _dispatch_reduce
+from gnnoffload import _dispatch, _dispatch_reduce, _dispatch_softmax_aggregate
 from gnnoffload._dispatch_reduce import REDUCE
 from gnnoffload.errors import named
 from gnnoffload.graph import Graph
@@ -62,6 +62,95 @@ def aggregate(graph, x, reduce, edge=None, *, size=None) -> tuple[Tensor, ...]:
         which |= 1 << REDUCE.index(name)
     values = dict(zip(_in(which), _aggregate(graph, x, edge, which), strict=True))
     return tuple(values[name] for name in names)
+
+
+def softmax_aggregate(
+    graph,
+    x,
+    t=1.0,
+    edge=None,
+    *,
+    relu=False,
+    eps=1e-7,
+    semi_grad=False,
+    size=None,
+) -> Tensor:
+    """The messages that arrive at each destination, averaged with softmax weights,
+    feature by feature.
+
+    y[i] = sum over edges e = (j -> i) of  p_e m_e,    p_e = exp(t m_e) / sum exp(t m_e)
+
+    m_e = x[j], or x[j] + edge[e]; with `relu`, max(that, 0) + eps: GENConv's message
+
+    Args:
+        graph: as in `spmm`.
+        x: `[num_src, F]`, float32, float64, bfloat16 or float16; any strides.
+        t: the inverse temperature: a number, or a tensor `[]`, `[1]` or `[F]`, which
+            may have a gradient.
+        edge: `[E, F]` in the caller's edge order, or None.
+        semi_grad: treat the weights p as constants in backward; t then has no gradient.
+
+    Returns:
+        `[num_dst, F]`; 0 where no edge arrives.
+
+    Numerics: t, exponentials and sums in float32 (float64 for float64), in the order
+    (source, position); the same bits for any number of threads. PyG adds 1e-16 to the
+    sum of exponentials, which is at least 1: within rounding. An infinite t m_e makes
+    its destination and feature NaN unless it is -inf and m_e finite. Differentiable
+    once.
+
+    Memory: y; for backward x, edge and t, y and its logarithms `[num_dst, F]` (16-bit
+    inputs: y in float32 as well). Backward makes the weights again, in one pass over
+    the edges by source: nothing of size E x F but the gradient of edge, where wanted.
+
+    Source: Li et al. 2020, DeeperGCN: All You Need to Train Deeper GCNs, eq. 4.
+
+    >>> import torch
+    >>> x = torch.tensor([[0.0], [1.0], [5.0]])
+    >>> edges = torch.tensor([[0, 1, 2], [1, 1, 0]])
+    >>> softmax_aggregate(edges, x, t=0.0).flatten().tolist()
+    [5.0, 0.5, 0.0]
+    """
+    if type(graph) is not Graph:
+        graph = _graph_of(graph, size, x, x)
+    if not _is_matrix(x, graph._n_src, graph):
+        raise _matrix_error("softmax_aggregate", "x", x, graph, graph._n_src, "source")
+    if edge is not None:
+        x, edge = _edge("softmax_aggregate", graph, x, edge)
+    t = _temperature(t, x)
+    records = torch.is_grad_enabled() and (
+        x.requires_grad or t.requires_grad or (edge is not None and edge.requires_grad)
+    )
+    spec = bool(relu), float(eps), bool(semi_grad)
+    try:
+        return _dispatch_softmax_aggregate.softmax_aggregate(
+            x, edge, t, graph.args(records), spec
+        )
+    except RuntimeError as error:
+        raise named(error) from None
+
+
+def _temperature(t, x):
+    """t as `[F]` of the accumulator's dtype on x's device, its gradient following."""
+    dtype, n_features = _dispatch_reduce.accumulator(x.dtype), x.shape[1]
+    if not isinstance(t, Tensor):
+        return torch.full((n_features,), float(t), dtype=dtype, device=x.device)
+    if t.numel() != 1 and tuple(t.shape) != (n_features,):
+        raise ValueError(
+            f"softmax_aggregate: t must be a number or have shape [1] or "
+            f"[{n_features}], got {list(t.shape)}"
+        )
+    if not t.dtype.is_floating_point or t.device != x.device:
+        raise TypeError(
+            f"softmax_aggregate: t must be floating and on {x.device}, got {t.dtype} "
+            f"on {t.device}"
+        )
+    t = t.to(dtype)
+    return (
+        t
+        if t.dim() == 1 and t.numel() == n_features
+        else t.reshape(1).expand(n_features)
+    )
 
 
 _FUSED = ("min", "max", "var", "std")

@@ -14,7 +14,10 @@ from gnnoffload.reference_attention import (  # noqa: F401
     gat,
     gatv2,
 )
-from gnnoffload.reference_reductions import aggregate
+from gnnoffload.reference_reductions import (  # noqa: F401
+    aggregate,
+    softmax_aggregate,
+)
 
 
 def _ends(graph, size, src, dst):

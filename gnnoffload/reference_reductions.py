@@ -60,6 +60,32 @@ def extreme(message, destination, n_dst, name) -> Tensor:
     return _Value.apply(y, value)
 
 
+def softmax_aggregate(
+    graph,
+    x,
+    t=1.0,
+    edge=None,
+    *,
+    relu=False,
+    eps=1e-7,
+    semi_grad=False,
+    size=None,
+) -> Tensor:
+    message, destination, n_dst = _messages(graph, x, edge, size)
+    if relu:
+        message = message.relu() + eps
+    z, index = t * message, destination[:, None].expand_as(message)
+    zeros = message.new_zeros(n_dst, message.shape[1])
+    most = zeros.detach().scatter_reduce(
+        0, index, z.detach(), "amax", include_self=False
+    )
+    weight = (z - most.gather(0, index)).exp()
+    weight = weight / zeros.index_add(0, destination, weight).gather(0, index)
+    if semi_grad:
+        weight = weight.detach()
+    return zeros.index_add(0, destination, weight * message)
+
+
 class _Value(torch.autograd.Function):
     """value forward, the gradient to y."""
 

@@ -1,4 +1,5 @@
-/* torch_ops_reduce.c: aggregation and its gradients as dispatcher ops.
+/* torch_ops_reduce.c: aggregation, softmax aggregation and their gradients as dispatcher
+ * ops.
  *
  * `which` is the sum of 1 << gnn_reduce. A statistic, an argument or a gradient that is
  * absent or not wanted is an empty tensor. aggregate_vjp reads both halves of the graph,
@@ -159,6 +160,93 @@ static gnn_status aggregate_vjp(struct torch_op *op) {
     return gnn_aggregate_vjp_cpu(&args);
 }
 
+/* t, relu, eps of softmax_aggregate, whose graph is at `graph`; t is argument 2 */
+static gnn_status softmax_of(struct torch_op *op, uint64_t graph,
+                             gnn_softmax_aggregate_args *args) {
+    GNN_TRY(torch_op_vector(op, 2, "t", args->n_features, accumulator(args->dtype),
+                            &args->t));
+    GNN_REQUIRE(args->t != NULL || args->n_features == 0, GNN_EINVAL,
+                "%s: t must be given", op->name);
+    args->relu = torch_op_int(op, graph + 8) != 0;
+    args->eps = torch_op_float(op, graph + 9);
+    return GNN_OK;
+}
+
+/* softmax_aggregate(x, edge, t, graph..., relu, eps, semi_grad, saves)
+ *   -> y, out_acc, lse: what backward reads is empty unless it `saves`, out_acc also where
+ * y is as exact; semi_grad is backward's */
+static gnn_status softmax_aggregate(struct torch_op *op) {
+    gnn_softmax_aggregate_args args = {0};
+    struct torch_view x;
+    GNN_TRY(message(op, 3, &args.a, &args.dtype, &x, &args.x_stride, &args.edge,
+                    &args.edge_stride));
+    const int64_t n_rows = args.a.n_rows;
+    args.n_features = x.size[1];
+    args.x = x.data;
+    GNN_TRY(softmax_of(op, 3, &args));
+    const bool saves = torch_op_int(op, 14) != 0;
+    const gnn_dtype acc = accumulator(args.dtype);
+    const bool wider = saves && acc != args.dtype;
+    const int32_t code = torch_dtype_code(acc);
+    GNN_TRY(torch_op_empty(op, 0, x.dtype, n_rows, args.n_features, &args.y));
+    GNN_TRY(torch_op_empty(op, 1, code, wider ? n_rows : 0, args.n_features,
+                           &args.out_acc));
+    GNN_TRY(
+        torch_op_empty(op, 2, code, saves ? n_rows : 0, args.n_features, &args.lse));
+    args.out_acc = wider ? args.out_acc : NULL;
+    args.lse = saves ? args.lse : NULL;
+    GNN_TRY(torch_op_scratch(op, gnn_softmax_aggregate_scratch(&args), &args.scratch));
+    return gnn_softmax_aggregate_cpu(&args);
+}
+
+/* softmax_aggregate_vjp(x, edge, t, grad, out, lse, transposed graph..., relu, eps,
+ *                       semi_grad, wants_x, wants_edge, wants_t) -> d_x, d_edge, d_t */
+static gnn_status softmax_aggregate_vjp(struct torch_op *op) {
+    gnn_softmax_aggregate_args args = {0};
+    struct torch_view x, grad;
+    GNN_TRY(torch_op_graph(op, 6, &args.a));
+    const int64_t n_src = args.a.n_rows, n_dst = args.a.n_cols;
+    GNN_TRY(torch_op_matrix(op, 0, "x", n_src, true, &args.dtype, &x));
+    args.n_features = x.size[1];
+    args.x = x.data;
+    args.x_stride = torch_op_row_stride(&x);
+    GNN_TRY(optional(op, 1, "edge", args.a.n_edges, args.n_features, args.dtype,
+                     &args.edge, &args.edge_stride));
+    GNN_TRY(torch_op_matrix(op, 3, "grad", n_dst, false, &args.dtype, &grad));
+    GNN_REQUIRE(grad.size[1] == args.n_features, GNN_EINVAL,
+                "%s: grad must have %lld columns as x has, got %lld", op->name,
+                (long long)args.n_features, (long long)grad.size[1]);
+    args.grad = grad.data;
+    args.grad_stride = torch_op_row_stride(&grad);
+    GNN_TRY(softmax_of(op, 6, &args));
+    void **const kept[] = {&args.out_acc, &args.lse};
+    for (int k = 0; k < 2; k++) {
+        gnn_dtype dtype = accumulator(args.dtype);
+        GNN_TRY(saved(op, (uint64_t)(4 + k), k == 0 ? "out" : "lse", n_dst,
+                      args.n_features, &dtype, kept[k]));
+        GNN_REQUIRE((*kept[k] != NULL || n_dst * args.n_features == 0) &&
+                        dtype == accumulator(args.dtype),
+                    GNN_EINVAL, "%s: out and lse must be as forward made them",
+                    op->name);
+    }
+    args.semi_grad = torch_op_int(op, 16) != 0;
+    const bool wants_x = torch_op_int(op, 17) != 0,
+               wants_edge = torch_op_int(op, 18) != 0;
+    const bool wants_t = torch_op_int(op, 19) != 0;
+    GNN_TRY(torch_op_empty(op, 0, x.dtype, wants_x ? n_src : 0, args.n_features,
+                           &args.d_x));
+    GNN_TRY(torch_op_empty(op, 1, x.dtype, wants_edge ? args.a.n_edges : 0,
+                           args.n_features, &args.d_edge));
+    GNN_TRY(torch_op_empty(op, 2, torch_dtype_code(accumulator(args.dtype)),
+                           wants_t ? args.n_features : 0, -1, &args.d_t));
+    args.d_x = wants_x ? args.d_x : NULL;
+    args.d_edge = wants_edge ? args.d_edge : NULL;
+    args.d_t = wants_t ? args.d_t : NULL;
+    GNN_TRY(
+        torch_op_scratch(op, gnn_softmax_aggregate_vjp_scratch(&args), &args.scratch));
+    return gnn_softmax_aggregate_vjp_cpu(&args);
+}
+
 static void aggregate_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
     torch_op_call("aggregate", aggregate, 8, stack, n_args, n_outputs);
 }
@@ -166,6 +254,16 @@ static void aggregate_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_ou
 static void aggregate_vjp_kernel(StableIValue *stack, uint64_t n_args,
                                  uint64_t n_outputs) {
     torch_op_call("aggregate_vjp", aggregate_vjp, 20, stack, n_args, n_outputs);
+}
+
+static void softmax_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
+    torch_op_call("softmax_aggregate", softmax_aggregate, 9, stack, n_args, n_outputs);
+}
+
+static void softmax_vjp_kernel(StableIValue *stack, uint64_t n_args,
+                               uint64_t n_outputs) {
+    torch_op_call("softmax_aggregate_vjp", softmax_aggregate_vjp, 12, stack, n_args,
+                  n_outputs);
 }
 
 #define GRAPH                                                                          \
@@ -182,5 +280,13 @@ const struct torch_op_definition torch_ops_reduce[] = {
      "Tensor max, Tensor std, Tensor arg_min, Tensor arg_max, Tensor mean, " GRAPH
      ", int which, bool wants_x, bool wants_edge) -> (Tensor, Tensor)",
      "aggregate_vjp", aggregate_vjp_kernel, false},
+    {"softmax_aggregate(Tensor x, Tensor edge, Tensor t, " GRAPH
+     ", bool relu, float eps, bool semi_grad, bool saves) -> (Tensor, Tensor, Tensor)",
+     "softmax_aggregate", softmax_kernel, false},
+    {"softmax_aggregate_vjp(Tensor x, Tensor edge, Tensor t, Tensor grad, Tensor out, "
+     "Tensor lse, " GRAPH
+     ", bool relu, float eps, bool semi_grad, bool wants_x, bool wants_edge, "
+     "bool wants_t) -> (Tensor, Tensor, Tensor)",
+     "softmax_aggregate_vjp", softmax_vjp_kernel, false},
     {NULL, NULL, NULL, false},
 };
