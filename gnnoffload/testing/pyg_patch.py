@@ -30,6 +30,7 @@ BY_DESIGN = (
     "edge_attr is not a matrix",
     "edge_attr without edge_dim",
     "edge_update() overridden",
+    "edge_weight with aggr=",
     "explain",
     "fewer sources than destinations",
     "flow=target_to_source with",

@@ -94,6 +94,9 @@ OPTIONS = {
         {"combine_root": "cat", "aggr": "mean"},
         {"combine_root": "self_loop"},
         {"combine_root": "self_loop", "aggr": "mean"},
+        {"combine_root": "self_loop", "aggr": "max"},
+        {"aggr": "min", "combine_root": "sum"},
+        {"aggr": ["mean", "max", "std"]},
         {"flow": "target_to_source"},
     ],
     "GATConv": [
@@ -244,6 +247,9 @@ def inputs_of(name, options, form, dtype, bipartite=False, weighted=False, seed=
     if name == "GINEConv" or "edge_dim" in options:
         attr = leaf(n_edges, options.get("edge_dim", F_IN))
         return x, graph, attr
+    linear = options.get("aggr", "sum") in ("sum", "add", "mean")
+    if name == "SimpleConv" and not linear and (weighted or sparse):
+        return None  # left to PyG
     if weighted and not sparse:
         return (x, graph, values.requires_grad_()) if name in WEIGHTED else None
     return x, graph

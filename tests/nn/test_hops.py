@@ -209,11 +209,29 @@ def test_simple_conv_with_a_pair(no_fallback):
     torch.testing.assert_close(layer((X, None), edges, size=(4, 3))[2], torch.zeros(5))
 
 
-@pytest.mark.parametrize("aggr", ["max", "min", "mul", ["sum", "mean"]])
-def test_other_reductions_of_simple_conv(aggr):
-    torch.testing.assert_close(
-        nn.SimpleConv(aggr)(X, EDGES), pyg.SimpleConv(aggr)(X, EDGES)
-    )
+@pytest.mark.parametrize("root", ["self_loop", "cat", None])
+@pytest.mark.parametrize("aggr", ["max", "min", "var", ["sum", "max", "std"]])
+def test_other_reductions_of_simple_conv(aggr, root, no_fallback):
+    layers = [module.SimpleConv(aggr, combine_root=root) for module in (nn, pyg)]
+    for edges in (EDGES, LOOPS):
+        compare(*layers, (leaf(X), edges))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_what_simple_conv_leaves_to_pyg():
+    adj = torch.eye(4).to_sparse_csr()
+    for aggr, rest in (
+        ("mul", (EDGES,)),
+        ("max", (EDGES, WEIGHT[:5])),
+        ("max", (adj,)),
+    ):
+        ours, theirs = (module.SimpleConv(aggr) for module in (nn, pyg))
+        torch.testing.assert_close(ours(X, *rest), theirs(X, *rest))
+    assert _fallback.counts()["SimpleConv"]["fallback"] == {
+        "aggr=mul": 1,
+        "edge_weight with aggr=max": 1,
+        "sparse matrix with aggr=max": 1,
+    }
 
 
 def test_simple_conv_refuses_loops_between_two_sets_of_nodes():

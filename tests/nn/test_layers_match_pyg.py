@@ -49,7 +49,7 @@ def run(case, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_outputs_and_gradients_are_those_of_pyg(name, dtype):
+def test_outputs_and_gradients_are_those_of_pyg(name, dtype, capsys):
     compared = 0
     for case in CASES:
         if case[0] == name:
@@ -59,16 +59,11 @@ def test_outputs_and_gradients_are_those_of_pyg(name, dtype):
                 raise AssertionError(f"{label(case)}: {error}") from error
             compared += result is not None
     assert compared >= 20
-
-
-def test_the_fast_path_serves_nine_calls_in_ten(capsys):
-    for case in CASES:
-        run(case, torch.float32)
-    with capsys.disabled():
-        print("\n" + _fallback.table())
-    for name, row in _fallback.counts().items():
-        slow = sum(row["fallback"].values())
-        assert row["fast"] >= 0.9 * (row["fast"] + slow), name
+    if dtype is torch.float32:
+        with capsys.disabled():
+            print("\n" + _fallback.table())
+    row = _fallback.counts()[name]  # nine calls in ten take the fast path
+    assert row["fast"] >= 0.9 * (row["fast"] + sum(row["fallback"].values()))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
