@@ -299,7 +299,7 @@ def dot_attention(
         edge_attr is not None
     ):  # [H, C, D]: <q, W a> = <W' q, a>, sum of W a = W sum of a
         projection = edge_weight.reshape(*shape, edge_attr.shape[1])
-        q_edge = (query.transpose(0, 1) @ projection).transpose(0, 1).flatten(1)
+        q_edge = _by_head(query.flatten(1), projection)
     elif edge is not None:
         edge = edge.flatten(1)
     rows = [tensor.flatten(1) for tensor in (value, key, query)]
@@ -308,10 +308,21 @@ def dot_attention(
     out, out_edge, alpha = _attend(graph, operands, options, seed, return_weights)
     out = out.view(graph._n_dst, *shape)
     if edge_attr is not None:
-        out_edge = out_edge.view(graph._n_dst, heads, edge_attr.shape[1]).to(out.dtype)
-        projected = out_edge.transpose(0, 1) @ projection.transpose(1, 2)
-        out = out + projected.transpose(0, 1)
+        projected = _by_head(out_edge.to(out.dtype), projection.transpose(1, 2))
+        out = out + projected.view_as(out)
     return (out, alpha) if return_weights else out
+
+
+def _by_head(x, weight):
+    """x [N, H * A] times weight [H, A, B], head by head: [N, H * B].
+
+    One product with a block-diagonal matrix is twice as fast as H small ones up to
+    H = 8, though it multiplies with zeros."""
+    heads = weight.shape[0]
+    if heads <= 8:
+        return x @ torch.block_diag(*weight)
+    rows = x.view(x.shape[0], heads, -1).transpose(0, 1)
+    return (rows @ weight).transpose(0, 1).flatten(1)
 
 
 def _attend(graph, operands, options, seed, return_weights):
