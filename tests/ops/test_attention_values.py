@@ -21,7 +21,18 @@ from gnnoffload.reference_attention import kept
 
 pytestmark = pytest.mark.law(1)
 
-SHAPES = [(9, 3), (1, 1), (1, 7), (2, 5), (3, 16), (8, 8), (1, 32), (4, 33), (2, 128), (1, 257)]
+SHAPES = [
+    (9, 3),
+    (1, 1),
+    (1, 7),
+    (2, 5),
+    (3, 16),
+    (8, 8),
+    (1, 32),
+    (4, 33),
+    (2, 128),
+    (1, 257),
+]
 
 
 def compare(case, graph, tensors, grad, roundings=1, **options):
