@@ -36,8 +36,9 @@ enum { PRODUCTS_A_WARP = 128 }; // at least, of one entry and head each
 template <typename T, typename Z, bool WIDE>
 static gnn_status launch_entries(heads_sddmm_view<T, Z> s, gnn_cuda_stream_t stream) {
     enum { SIZE = gnn_pack<T, WIDE>::SIZE };
-    s.group_shift = gnn_group_shift(s.n_channels, SIZE);
-    s.n_slices = (int)gnn_slice_count(s.n_channels, SIZE);
+    const int64_t least = gnn_sector_lanes<T, WIDE>();
+    s.group_shift = gnn_group_shift(s.n_channels, SIZE, least);
+    s.n_slices = (int)gnn_slice_count(s.n_channels, SIZE, least);
     const int64_t warps = (s.n_edges + s.window - 1) / s.window;
     void (*const kernel)(heads_sddmm_view<T, Z>) = heads_sddmm_kernel<T, Z, WIDE>;
     return gnn_launch(kernel, dim3(gnn_grid_x(warps)), dim3(GNN_BLOCK_THREADS), 0,

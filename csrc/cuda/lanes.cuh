@@ -18,6 +18,7 @@ enum {
     GNN_BLOCKS_AT_LEAST =
         4, // on a multiprocessor: ptxas may use 128 registers, not spill
     GNN_PACK_BYTES = 16,
+    GNN_SECTOR_BYTES = 32,
     GNN_EDGES_IN_FLIGHT = 4, // row loads a lane issues before it uses the first
 };
 static const int64_t GNN_MAX_FEATURES = (int64_t)1 << 30; // feature numbers are ints
@@ -124,18 +125,27 @@ struct gnn_place_in_warp {
 };
 
 /* Groups of 1 << result lanes for rows of F elements, `size` of them a lane: the fewest
- * that hold the row, at least 4 (a step's indices come in one load) and at most a warp. */
-static inline int gnn_group_shift(int64_t n_features, int size) {
+ * that hold the row, at least 4 (a step's indices come in one load) and at most a warp.
+ * `least`: lanes wanted besides, if the row has an element for each. */
+static inline int gnn_group_shift(int64_t n_features, int size, int64_t least = 4) {
     int shift = 2;
-    while (shift < 5 && (int64_t)size << shift < n_features) {
+    while (shift < 5 &&
+           ((int64_t)size << shift < n_features ||
+            ((int64_t)1 << shift < least && (int64_t)1 << shift < n_features))) {
         shift++;
     }
     return shift;
 }
 
-static inline int64_t gnn_slice_count(int64_t n_features, int size) {
-    const int64_t width = (int64_t)size << gnn_group_shift(n_features, size);
+static inline int64_t gnn_slice_count(int64_t n_features, int size, int64_t least = 4) {
+    const int64_t width = (int64_t)size << gnn_group_shift(n_features, size, least);
     return (n_features + width - 1) / width;
+}
+
+/* Lanes that together span a sector of memory, which would be asked for again by the next
+ * step of fewer. */
+template <typename T, bool WIDE> static inline int64_t gnn_sector_lanes() {
+    return WIDE ? 2 : GNN_SECTOR_BYTES / (int64_t)sizeof(T);
 }
 
 /* Can rows of F elements at p, stride elements apart, move 16 bytes at a time? */
@@ -181,15 +191,30 @@ static __device__ __forceinline__ int64_t first_row_from(const int64_t *rowptr,
 
 /* ------------------------------------------------------------------------------- packs */
 
-/* A lane's elements of a row. */
-template <typename T, bool WIDE> struct gnn_pack {
-    enum { SIZE = WIDE ? GNN_PACK_BYTES / (int)sizeof(T) : sizeof(T) == 8 ? 2 : 4 };
+/* A lane's elements of a row, at most MOST: kernels that hold much for each take less. */
+template <typename T, bool WIDE, int MOST = 8> struct gnn_pack {
+    enum {
+        FULL = WIDE      ? GNN_PACK_BYTES / (int)sizeof(T)
+        : sizeof(T) == 8 ? 2
+                         : 4,
+        SIZE = FULL < MOST ? (int)FULL : MOST,
+    };
     T at[SIZE];
 };
 
+/* One access of so many bytes. */
+template <int BYTES> struct gnn_access;
+template <> struct gnn_access<16> {
+    typedef uint4 type;
+};
+template <> struct gnn_access<8> {
+    typedef uint2 type;
+};
+
 /* Which features of a row are this lane's. */
-template <typename T, bool WIDE> struct gnn_columns {
-    typedef gnn_pack<T, WIDE> pack;
+template <typename T, bool WIDE, int MOST = 8> struct gnn_columns {
+    typedef gnn_pack<T, WIDE, MOST> pack;
+    enum { IS_WIDE = WIDE };
     int first, step, n_features;
 
     __device__ __forceinline__ gnn_columns(int slice, const gnn_place_in_warp &at,
@@ -207,10 +232,11 @@ template <typename T, bool WIDE> struct gnn_columns {
     /* This lane's part of a row [F]; zeros past its end and where there is no row. */
     __device__ __forceinline__ pack load(const T *row, bool wanted) const {
         pack out;
-        if (WIDE) {
-            uint4 raw = make_uint4(0, 0, 0, 0);
+        if constexpr (WIDE) {
+            typename gnn_access<sizeof(pack)>::type raw = {};
             if (wanted && has(0)) {
-                raw = __ldg((const uint4 *)(row + first));
+                raw = __ldg(
+                    (const typename gnn_access<sizeof(pack)>::type *)(row + first));
             }
             memcpy(&out, &raw, sizeof raw);
         } else {
@@ -226,11 +252,11 @@ template <typename T, bool WIDE> struct gnn_columns {
     }
 
     __device__ __forceinline__ void store(T *row, const pack &in) const {
-        if (WIDE) {
+        if constexpr (WIDE) {
             if (has(0)) {
-                uint4 raw;
+                typename gnn_access<sizeof(pack)>::type raw;
                 memcpy(&raw, &in, sizeof raw);
-                *(uint4 *)(row + first) = raw;
+                *(typename gnn_access<sizeof(pack)>::type *)(row + first) = raw;
             }
         } else {
             GNN_UNROLL

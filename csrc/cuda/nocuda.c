@@ -63,3 +63,23 @@ gnn_status gnn_heads_sddmm_cuda(const gnn_heads_args *args, uint64_t stream) {
     (void)args, (void)stream;
     return not_built("heads_sddmm");
 }
+
+int64_t gnn_aggregate_cuda_scratch(const gnn_aggregate_args *args) {
+    (void)args;
+    return 0;
+}
+
+int64_t gnn_aggregate_vjp_cuda_scratch(const gnn_aggregate_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_aggregate_cuda(const gnn_aggregate_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("aggregate");
+}
+
+gnn_status gnn_aggregate_vjp_cuda(const gnn_aggregate_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("aggregate_vjp");
+}

@@ -6,8 +6,9 @@
 template <typename T, bool WIDE>
 static gnn_status launch_entries(sddmm_view<T> s, gnn_cuda_stream_t stream) {
     enum { SIZE = gnn_pack<T, WIDE>::SIZE };
-    s.group_shift = gnn_group_shift(s.n_features, SIZE);
-    s.n_slices = (int)gnn_slice_count(s.n_features, SIZE);
+    const int64_t least = gnn_sector_lanes<T, WIDE>();
+    s.group_shift = gnn_group_shift(s.n_features, SIZE, least);
+    s.n_slices = (int)gnn_slice_count(s.n_features, SIZE, least);
     const int64_t warps = (s.n_edges + SDDMM_WINDOW - 1) / SDDMM_WINDOW;
     return gnn_launch(sddmm_entries_kernel<T, WIDE>, dim3(gnn_grid_x(warps)),
                       dim3(GNN_BLOCK_THREADS), 0, stream, s);

@@ -90,18 +90,18 @@ static __device__ __forceinline__ spmm_item find_item(const spmm_view<T> &s, int
 /* --------------------------------------------------------------------------------- rows */
 
 /* The row a group is in, and its sum so far. Entries are counted from the item's first. */
-template <typename T, bool WIDE> struct spmm_row {
+template <typename T, bool WIDE, int MOST = 8> struct spmm_row {
     typedef typename gnn_accumulator<T>::type A;
-    typedef gnn_pack<T, WIDE> pack;
+    typedef gnn_pack<T, WIDE, MOST> pack;
     const spmm_view<T> &s;
     const spmm_item &item;
-    const gnn_columns<T, WIDE> &columns;
+    const gnn_columns<T, WIDE, MOST> &columns;
     int row;                // of the item
     int cut, end, next_end; // ends of this chunk, of this row, of the row after it
     A scale, sum[pack::SIZE], total[pack::SIZE];
 
     __device__ __forceinline__ spmm_row(const spmm_view<T> &view, const spmm_item &it,
-                                        const gnn_columns<T, WIDE> &c)
+                                        const gnn_columns<T, WIDE, MOST> &c)
         : s(view), item(it), columns(c), row(0), end(0), next_end(0),
           scale(view.scale) {
         GNN_UNROLL
@@ -296,10 +296,12 @@ static inline spmm_view<T> spmm_view_of(const gnn_csr *a, int64_t n_features,
 }
 
 /* Sets how lanes share a row; returns the grid of a kernel over items and slices. */
-template <typename T, bool WIDE> static inline dim3 spmm_grid(spmm_view<T> *s) {
-    enum { SIZE = gnn_pack<T, WIDE>::SIZE };
-    s->group_shift = gnn_group_shift(s->n_features, SIZE);
-    s->n_slices = (int)gnn_slice_count(s->n_features, SIZE);
+template <typename T, bool WIDE, int MOST = 8>
+static inline dim3 spmm_grid(spmm_view<T> *s) {
+    enum { SIZE = gnn_pack<T, WIDE, MOST>::SIZE };
+    const int64_t least = gnn_sector_lanes<T, WIDE>();
+    s->group_shift = gnn_group_shift(s->n_features, SIZE, least);
+    s->n_slices = (int)gnn_slice_count(s->n_features, SIZE, least);
     const int64_t groups = 32 >> s->group_shift;
     const int64_t warps = (s->n_split + s->n_windows + groups - 1) / groups;
     return dim3(gnn_grid_x(warps), gnn_grid_y(s->n_slices));

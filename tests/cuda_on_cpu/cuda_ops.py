@@ -140,7 +140,8 @@ def run_sddmm(library, a, b, row_scale, col_scale, *graph, split=True, offsets=(
 
 
 def same_bits(one, two):
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    integers = sizes[one.element_size()]
     return torch.equal(one.view(integers), two.view(integers))
 
 

@@ -6,7 +6,7 @@
  *   - a read of an output or of shared memory that nobody wrote is an error;
  *   - two accesses, one of them a write, by threads that no barrier orders are a race.
  * Order comes from __syncthreads, __syncwarp and the end of a launch; shuffles give none.
- * Cells are two bytes wide: a kernel whose threads write neighbouring bytes needs finer.
+ * Cells are two bytes wide, and one in memory of which a single byte was ever written.
  * When asked, the 32-byte sectors of each warp's accesses are counted too.
  */
 #include "exec_memory.h"
@@ -91,6 +91,9 @@ static void check_cells(Region *r, uintptr_t a, size_t bytes, bool write,
     Thread *t = ex.current;
     if (t->clock > MAX_CLOCK) {
         fail_at(pc, "more than %u barriers in a block", MAX_CLOCK);
+    }
+    if (write && bytes == 1) {
+        r->cells_of_bytes();
     }
     Cell *cell = r->cells_at(a), *end = r->cells_at(a + bytes - 1) + 1;
     for (; cell < end; cell++) {

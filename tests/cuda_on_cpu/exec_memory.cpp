@@ -20,20 +20,41 @@ std::map<uintptr_t, Region> regions;
 
 /* ------------------------------------------------------------------------------- cells */
 
-Cell *Region::cells_at(uintptr_t address) {
-    const uintptr_t first = begin / 2;
-    if (cells ==
-        nullptr) { // address space; the system backs what is touched, with zeros
-        cell_bytes = ((end + 1) / 2 - first) * sizeof(Cell);
-        void *p = mmap(nullptr, cell_bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) {
-            perror("executor: the shadow of device memory");
-            abort();
-        }
-        cells = static_cast<Cell *>(p);
+/* Address space; the system backs what is touched, with zeros. */
+static Cell *no_cells_yet(size_t bytes) {
+    void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        perror("executor: the shadow of device memory");
+        abort();
     }
-    return cells + (address / 2 - first);
+    return static_cast<Cell *>(p);
+}
+
+Cell *Region::cells_at(uintptr_t address) {
+    const uintptr_t first = begin >> cell_shift;
+    if (cells == nullptr) {
+        cell_bytes = (((end - 1) >> cell_shift) + 1 - first) * sizeof(Cell);
+        cells = no_cells_yet(cell_bytes);
+    }
+    return cells + ((address >> cell_shift) - first);
+}
+
+void Region::cells_of_bytes() {
+    if (cell_shift == 0) {
+        return;
+    }
+    Cell *old = cells;
+    const size_t old_bytes = cell_bytes, first = begin / 2;
+    cells = nullptr;
+    cell_shift = 0;
+    if (old == nullptr) {
+        return;
+    }
+    for (uintptr_t a = begin; a < end; a++) {
+        *cells_at(a) = old[a / 2 - first];
+    }
+    munmap(old, old_bytes);
 }
 
 void Region::forget_cells() {

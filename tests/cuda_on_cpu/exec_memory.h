@@ -15,7 +15,7 @@ struct Stamp {
     uint32_t block; // serial number; 0: nobody
     uint32_t who : 12, clock : 20;
 };
-struct Cell { // of two bytes
+struct Cell { // of two bytes, or of one: Region::cells_of_bytes
     Stamp written, read;
     uint32_t lanes; // of the reading warp, when several lanes of one have read
 };
@@ -33,12 +33,14 @@ struct Region {
     Kind kind;
     Cell *cells = nullptr; // made at the first access that needs them
     size_t cell_bytes = 0;
+    unsigned cell_shift = 1;                           // a cell has 1 << shift bytes
     int64_t sectors[2] = {0, 0}, requests[2] = {0, 0}; // read, written (exec_hooks.cpp)
 
     size_t size() const {
         return end - begin;
     }
     Cell *cells_at(uintptr_t address);
+    void cells_of_bytes(); // for good: threads write single bytes here
     void forget_cells();
 };
 extern std::map<uintptr_t, Region> regions; // by begin

@@ -73,6 +73,8 @@ TYPES = {"f": "float", "d": "double", "6__half": "half", "13__nv_bfloat16": "bf1
 MODES = {  # what the integers of a kernel's template mean, in order
     "gine_items": [("sum", "jvp", "vjp")],
     "edge_softmax": [("forward", "vjp")],
+    "aggregate_numbers": [("", "int8", "int16", "", "int32")],
+    "aggregate": [("all", "max")],
 }
 
 
@@ -80,9 +82,7 @@ def readable(mangled):
     """spmm_items_kernel<float, wide> of a mangled name: types, modes, width."""
     arguments = r"(?:f|d|6__half|13__nv_bfloat16|S0_|Lb[01]E|Li\d+E)"
     name, listed = re.match(rf"_Z\d+([a-z_]+_kernel)I({arguments}+)E", mangled).groups()
-    modes = [
-        words for prefix in MODES if name.startswith(prefix) for words in MODES[prefix]
-    ]
+    modes = next((words for key, words in MODES.items() if name.startswith(key)), [])
     types, integers, width = [], [], []
     for word in re.findall(arguments, listed):
         if word.startswith("Lb"):
