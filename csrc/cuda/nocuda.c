@@ -83,3 +83,25 @@ gnn_status gnn_aggregate_vjp_cuda(const gnn_aggregate_args *args, uint64_t strea
     (void)args, (void)stream;
     return not_built("aggregate_vjp");
 }
+
+int64_t gnn_softmax_aggregate_cuda_scratch(const gnn_softmax_aggregate_args *args) {
+    (void)args;
+    return 0;
+}
+
+int64_t gnn_softmax_aggregate_vjp_cuda_scratch(const gnn_softmax_aggregate_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_softmax_aggregate_cuda(const gnn_softmax_aggregate_args *args,
+                                      uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("softmax_aggregate");
+}
+
+gnn_status gnn_softmax_aggregate_vjp_cuda(const gnn_softmax_aggregate_args *args,
+                                          uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("softmax_aggregate_vjp");
+}

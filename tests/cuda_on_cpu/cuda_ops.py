@@ -49,9 +49,14 @@ class SddmmArgs(ctypes.Structure):
 
 
 @cache
-def ops_library(*flags):
-    sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cuda/*.cu"))
-    library = Library(build("ops", sources, flags=flags))
+def ops_library(*flags, only="*"):
+    """All ops; `only` those of files that begin so, where flags compile them anew."""
+    found = ROOT.glob(f"csrc/cuda/{only}*.cu" if only != "*" else "csrc/cuda/*.cu")
+    sources = sorted(
+        {"csrc/cuda/spmm_cuda.cu", *(str(p.relative_to(ROOT)) for p in found)}
+    )
+    name = "ops" if only == "*" else f"ops_{only}"
+    library = Library(build(name, sources, flags=flags))
     library.dll.gnn_spmm_cuda_scratch.restype = INT64
     return library
 

@@ -13,11 +13,15 @@ if not nvcc_kernels.has_nvcc():
     pytest.skip("no nvcc on PATH: the CUDA kernels were not compiled", True)
 
 LOAD_16 = r"ld\.global\.nc\.(v4\.\w32|v2\.\w64)"
-LOAD_8, STORE_8 = r"ld\.global\.nc\.v2\.\w32", r"st\.global\.v2\.\w32"
+LOAD_8 = r"ld\.global\.nc\.(v2\.\w32|v4\.\w16)"
+STORE_8 = r"st\.global\.(v2\.\w32|v4\.\w16)"
 STORE_16 = r"st\.global\.(v4\.\w32|v2\.\w64)"
 IN_FLIGHT = 4  # GNN_EDGES_IN_FLIGHT of csrc/cuda/lanes.cuh
 NO_ROWS = ("edge_softmax_cuda",)  # numbers an edge and head, moved one by one
-REDUCTIONS = ("aggregate",)  # several types in a row, several rows an entry
+REDUCTIONS = (
+    "aggregate",
+    "softmax_aggregate",
+)  # several types in a row, several rows an entry
 MULTIPLY, ONLY_ADD = ("spmm_items", "sddmm", "heads"), ("spmm_join", "gine")
 
 
@@ -85,6 +89,8 @@ def row_loads(kernel):
 def reduction_loads(kernel):
     """Accesses of 16 bytes, or of 8 where a lane holds four 16-bit numbers: messages of
     x and edge in flight, and those of a chunk's first; gradients besides a and b."""
+    if kernel.startswith("softmax"):
+        return 2 * 2  # or x's own, lse, y, gradient
     mode = "max" if ", max," in kernel else "all"
     if kernel.startswith("aggregate_vjp"):
         return {"max": 2, "all": 7}[mode]
