@@ -108,7 +108,7 @@ static gnn_status launch(const gnn_aggregate_args *args, gnn_cuda_stream_t strea
     g.arg_bytes = (int)gnn_dtype_size(args->arg_dtype);
     g.a = args->which & LINEAR ? (const A *)scratch : NULL;
     g.b = args->which & SQUARES ? (const A *)(scratch + at.b) : NULL;
-    if (g.a != NULL) {
+    if (g.a != NULL && args->a.n_rows > 0) {
         GNN_TRY(launch_coefficients(args, g, stream));
     }
     int n = 0; // extremes that have a gradient
@@ -120,7 +120,7 @@ static gnn_status launch(const gnn_aggregate_args *args, gnn_cuda_stream_t strea
                 aggregate_extreme<T>{arg, (const T *)args->y[which], grad};
         }
     }
-    if (n > 0) {
+    if (n > 0 && args->a.n_edges > 0) {
         g.number = scratch + at.number;
         GNN_TRY(launch_numbers(args, scratch + at.number, stream));
     }

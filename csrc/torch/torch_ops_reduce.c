@@ -93,8 +93,11 @@ static gnn_status aggregate(struct torch_op *op) {
                            more[k].wanted ? n_rows : 0, args.n_features, more[k].data));
         *more[k].data = more[k].wanted ? *more[k].data : NULL;
     }
-    GNN_TRY(torch_op_scratch(op, gnn_aggregate_scratch(&args), &args.scratch));
-    return gnn_aggregate_cpu(&args);
+    const int64_t bytes =
+        op->is_cuda ? gnn_aggregate_cuda_scratch(&args) : gnn_aggregate_scratch(&args);
+    GNN_TRY(torch_op_scratch(op, bytes, &args.scratch));
+    return op->is_cuda ? gnn_aggregate_cuda(&args, op->stream)
+                       : gnn_aggregate_cpu(&args);
 }
 
 /* aggregate_vjp(x, edge, grads of sum .. std, min, max, std, arg_min, arg_max, mean,
@@ -156,8 +159,11 @@ static gnn_status aggregate_vjp(struct torch_op *op) {
     GNN_TRY(torch_op_empty(op, 1, x.dtype, edges, n_features, &args.d_edge));
     args.d_x = wants_x ? args.d_x : NULL;
     args.d_edge = wants_edge ? args.d_edge : NULL;
-    GNN_TRY(torch_op_scratch(op, gnn_aggregate_vjp_scratch(&args), &args.scratch));
-    return gnn_aggregate_vjp_cpu(&args);
+    const int64_t bytes = op->is_cuda ? gnn_aggregate_vjp_cuda_scratch(&args)
+                                      : gnn_aggregate_vjp_scratch(&args);
+    GNN_TRY(torch_op_scratch(op, bytes, &args.scratch));
+    return op->is_cuda ? gnn_aggregate_vjp_cuda(&args, op->stream)
+                       : gnn_aggregate_vjp_cpu(&args);
 }
 
 /* t, relu, eps of softmax_aggregate, whose graph is at `graph`; t is argument 2 */
@@ -195,8 +201,11 @@ static gnn_status softmax_aggregate(struct torch_op *op) {
         torch_op_empty(op, 2, code, saves ? n_rows : 0, args.n_features, &args.lse));
     args.out_acc = wider ? args.out_acc : NULL;
     args.lse = saves ? args.lse : NULL;
-    GNN_TRY(torch_op_scratch(op, gnn_softmax_aggregate_scratch(&args), &args.scratch));
-    return gnn_softmax_aggregate_cpu(&args);
+    const int64_t bytes = op->is_cuda ? gnn_softmax_aggregate_cuda_scratch(&args)
+                                      : gnn_softmax_aggregate_scratch(&args);
+    GNN_TRY(torch_op_scratch(op, bytes, &args.scratch));
+    return op->is_cuda ? gnn_softmax_aggregate_cuda(&args, op->stream)
+                       : gnn_softmax_aggregate_cpu(&args);
 }
 
 /* softmax_aggregate_vjp(x, edge, t, grad, out, lse, transposed graph..., relu, eps,
@@ -242,9 +251,11 @@ static gnn_status softmax_aggregate_vjp(struct torch_op *op) {
     args.d_x = wants_x ? args.d_x : NULL;
     args.d_edge = wants_edge ? args.d_edge : NULL;
     args.d_t = wants_t ? args.d_t : NULL;
-    GNN_TRY(
-        torch_op_scratch(op, gnn_softmax_aggregate_vjp_scratch(&args), &args.scratch));
-    return gnn_softmax_aggregate_vjp_cpu(&args);
+    const int64_t bytes = op->is_cuda ? gnn_softmax_aggregate_vjp_cuda_scratch(&args)
+                                      : gnn_softmax_aggregate_vjp_scratch(&args);
+    GNN_TRY(torch_op_scratch(op, bytes, &args.scratch));
+    return op->is_cuda ? gnn_softmax_aggregate_vjp_cuda(&args, op->stream)
+                       : gnn_softmax_aggregate_vjp_cpu(&args);
 }
 
 static void aggregate_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
@@ -274,19 +285,19 @@ const struct torch_op_definition torch_ops_reduce[] = {
     {"aggregate(Tensor x, Tensor edge, " GRAPH
      ", int which, int arg_bits, bool wants_mean) -> (Tensor, Tensor, Tensor, Tensor, "
      "Tensor, Tensor, Tensor, Tensor, Tensor)",
-     "aggregate", aggregate_kernel, false},
+     "aggregate", aggregate_kernel, true},
     {"aggregate_vjp(Tensor x, Tensor edge, Tensor grad_sum, Tensor grad_mean, "
      "Tensor grad_min, Tensor grad_max, Tensor grad_var, Tensor grad_std, Tensor min, "
      "Tensor max, Tensor std, Tensor arg_min, Tensor arg_max, Tensor mean, " GRAPH
      ", int which, bool wants_x, bool wants_edge) -> (Tensor, Tensor)",
-     "aggregate_vjp", aggregate_vjp_kernel, false},
+     "aggregate_vjp", aggregate_vjp_kernel, true},
     {"softmax_aggregate(Tensor x, Tensor edge, Tensor t, " GRAPH
      ", bool relu, float eps, bool semi_grad, bool saves) -> (Tensor, Tensor, Tensor)",
-     "softmax_aggregate", softmax_kernel, false},
+     "softmax_aggregate", softmax_kernel, true},
     {"softmax_aggregate_vjp(Tensor x, Tensor edge, Tensor t, Tensor grad, Tensor out, "
      "Tensor lse, " GRAPH
      ", bool relu, float eps, bool semi_grad, bool wants_x, bool wants_edge, "
      "bool wants_t) -> (Tensor, Tensor, Tensor)",
-     "softmax_aggregate_vjp", softmax_vjp_kernel, false},
+     "softmax_aggregate_vjp", softmax_vjp_kernel, true},
     {NULL, NULL, NULL, false},
 };
