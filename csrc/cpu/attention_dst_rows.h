@@ -49,10 +49,10 @@ OUTLINE void NAME(score_gradients)(const attention_view *v, const entry_batch *b
     for (int64_t r = 0; r < b->n_rows; r++) {
         for (int64_t h = 0; h < n_heads; h += LANES) {
             const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
-            const VEC shift = NAME_A(load_part)(lse + r * v->args->n_heads + h, lanes);
+            const VEC shift = NAME_A(load_heads)(lse + r * v->args->n_heads + h, lanes);
             for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
                 ACC *p = s + e * n_heads + h;
-                NAME_A(store_part)(p, NAME_A(load_part)(p, lanes) - shift, lanes);
+                NAME_A(store_heads)(p, NAME_A(load_heads)(p, lanes) - shift, lanes);
             }
         }
     }
@@ -60,17 +60,17 @@ OUTLINE void NAME(score_gradients)(const attention_view *v, const entry_batch *b
     for (int64_t r = 0; r < b->n_rows; r++) {
         for (int64_t h = 0; h < n_heads; h += LANES) {
             const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
-            const VEC of_row = NAME_A(load_part)(delta + r * n_heads + h, lanes);
+            const VEC of_row = NAME_A(load_heads)(delta + r * n_heads + h, lanes);
             for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
                 const int64_t at = e * n_heads + h;
-                const VEC alpha = NAME_A(load_part)(s + at, lanes);
-                VEC dalpha = NAME_A(load_part)(ds + at, lanes);
+                const VEC alpha = NAME_A(load_heads)(s + at, lanes);
+                VEC dalpha = NAME_A(load_heads)(ds + at, lanes);
                 if (m != NULL) {
-                    const VEC factor = NAME_A(load_part)(m + at, lanes);
+                    const VEC factor = NAME_A(load_heads)(m + at, lanes);
                     dalpha *= factor;
-                    NAME_A(store_part)(s + at, alpha * factor, lanes);
+                    NAME_A(store_heads)(s + at, alpha * factor, lanes);
                 }
-                NAME_A(store_part)(ds + at, alpha * (dalpha - of_row), lanes);
+                NAME_A(store_heads)(ds + at, alpha * (dalpha - of_row), lanes);
             }
         }
     }

@@ -21,14 +21,14 @@ OUTLINE void NAME(gat_scores)(const attention_view *v, const entry_batch *b,
             }
             for (int64_t h = 0; h < n_heads; h += LANES) {
                 const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
-                VEC x = NAME_A(load_part)(src + h, lanes) +
-                        NAME_A(load_part)(dst + h, lanes);
+                VEC x = NAME_A(load_heads)(src + h, lanes) +
+                        NAME_A(load_heads)(dst + h, lanes);
                 if (edge != NULL) {
-                    x += NAME_A(load_part)(edge + h, lanes);
+                    x += NAME_A(load_heads)(edge + h, lanes);
                 }
                 const VEC gain = NAME_A(gain)(x, slope), value = x * gain;
                 x = slopes ? gain : value;
-                NAME_A(store_part)(s + e * n_heads + h, x, lanes);
+                NAME_A(store_heads)(s + e * n_heads + h, x, lanes);
             }
         }
     }
@@ -82,50 +82,60 @@ INLINE NAME(v2_entry)
     };
 }
 
-/* GATV2: s = <att[h], lrelu(v[j, h] + q[i, h] + f[e, h])> */
-INLINE void NAME(v2_scores_of)(const attention_view *v, const entry_batch *b,
-                               const ACC *attr, int64_t first, int64_t n_heads, ACC *s,
-                               edge_mode mode, int n) {
-    const gnn_attention_args *g = v->args;
+/* The lanes of <att, lrelu(v + q + f)> of the head that starts at number `at`. */
+INLINE VEC NAME(v2_lanes)(const gnn_attention_args *g, int64_t width,
+                          const NAME(v2_entry) * o, int64_t at, VEC slope,
+                          edge_mode mode, int n, bool whole) {
     const int64_t n_channels = g->n_channels;
     const int64_t n_vectors = n > 0 ? n : (n_channels + LANES - 1) / LANES;
     const int tail = (int)(n_channels - (n_vectors - 1) * LANES);
-    const VEC slope = NAME(splat)((ACC)g->slope);
-    const T *att = g->att; // [H * C]
-    for (int64_t r = 0; r < b->n_rows; r++) {
-        for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
-            const NAME(v2_entry) o =
-                NAME(v2_at)(g, b, e, b->row + r, b->col[e], attr, mode);
-            for (int64_t h = 0; h < n_heads; h++) {
-                VEC sum = NAME(splat)(0);
-                for (int64_t k = 0; k < n_vectors; k++) {
-                    const bool whole = k < n_vectors - 1;
-                    const int64_t at = (first + h) * n_channels + k * LANES;
-                    const VEC x =
-                        NAME(v2_input)(g, v->width, &o, at, tail, whole, mode);
-                    sum +=
-                        x * NAME_A(gain)(x, slope) * NAME(part)(att + at, tail, whole);
-                }
-                s[e * n_heads + h] = NAME(total)(sum);
-            }
-        }
+    const T *att = (const T *)g->att + at; // [H * C]
+    VEC sum = NAME(splat)(0);
+    for (int64_t k = 0; k < n_vectors; k++) {
+        const bool full = whole || k < n_vectors - 1;
+        const VEC x = NAME(v2_input)(g, width, o, at + k * LANES, tail, full, mode);
+        sum += x * NAME_A(gain)(x, slope) * NAME(part)(att + k * LANES, tail, full);
     }
+    return sum;
+}
+
+/* GATV2: s = <att[h], lrelu(v[j, h] + q[i, h] + f[e, h])> */
+INLINE void NAME(v2_scores_of)(const attention_view *v, const entry_batch *b,
+                               const ACC *attr, int64_t first, int64_t n_heads, ACC *s,
+                               edge_mode mode, int n, bool whole) {
+    const gnn_attention_args *g = v->args;
+    const int64_t n_channels = g->n_channels;
+    const VEC slope = NAME(splat)((ACC)g->slope);
+    const T *soon = (const T *)g->v + first * n_channels;
+    const int64_t bytes = n_heads * n_channels * (int64_t)sizeof(T);
+#define BEFORE(e) ask_for(soon + b->col[(e) + SOON] * g->v_stride, bytes);
+#define PAIR(e, h)                                                                     \
+    NAME(v2_lanes)(g, v->width,                                                        \
+                   &(const NAME(v2_entry)){                                            \
+                       (const T *)g->v + b->col[e] * g->v_stride,                      \
+                       (const T *)g->q + (b->row + r) * g->q_stride,                   \
+                       mode == EDGE_ROWS                                               \
+                           ? (const T *)g->edge + b->edge[e] * g->edge_stride          \
+                           : NULL,                                                     \
+                       mode == EDGE_ATTR ? attr + (e) * g->n_edge_features : NULL},    \
+                   (first + (h)) * n_channels, slope, mode, n, whole)
+    EACH_PAIR(b, n_heads, 1, false, s, BEFORE, PAIR)
+#undef BEFORE
+#undef PAIR
 }
 
 OUTLINE void NAME(v2_scores)(const attention_view *v, const entry_batch *b,
                              const ACC *attr, int64_t first, int64_t n_heads, ACC *s) {
-#define CALL(n)                                                                        \
-    switch (edge_mode_of(v->args)) {                                                   \
-    case NO_EDGE:                                                                      \
-        NAME(v2_scores_of)(v, b, attr, first, n_heads, s, NO_EDGE, n);                 \
-        break;                                                                         \
-    case EDGE_ROWS:                                                                    \
-        NAME(v2_scores_of)(v, b, attr, first, n_heads, s, EDGE_ROWS, n);               \
-        break;                                                                         \
-    default:                                                                           \
-        NAME(v2_scores_of)(v, b, attr, first, n_heads, s, EDGE_ATTR, n);               \
+#define CALL(n, whole)                                                                 \
+    NAME(v2_scores_of)(v, b, attr, first, n_heads, s, NO_EDGE, n, whole)
+    const edge_mode mode = edge_mode_of(v->args);
+    if (mode == NO_EDGE) {
+        BY_VECTORS(v->args->n_channels, CALL)
+    } else if (mode == EDGE_ROWS) {
+        NAME(v2_scores_of)(v, b, attr, first, n_heads, s, EDGE_ROWS, 0, false);
+    } else {
+        NAME(v2_scores_of)(v, b, attr, first, n_heads, s, EDGE_ATTR, 0, false);
     }
-    BY_VECTORS(v->args->n_channels, CALL)
 #undef CALL
 }
 

@@ -13,16 +13,23 @@
 enum {
     BATCH = 64,
     BATCH_ROWS = 64,
+    SOON = 16,            // rows are asked for this many entries ahead of their use
     SCORES = 4 * GNN_WORK // numbers by entry and head at hand; see heads_at_once
 };
+
+/* Where entry_rows.h compiles bodies for heads of 1, 2 and 4 vectors. */
+#define ENTRY_SPECIAL_avx512_f32 1
+#define ENTRY_SPECIAL_avx2_f32 1
+#define ENTRY_SPECIAL_neon_f32 1
 
 typedef struct entry_batch {
     int64_t row, n_rows; // rows [row, row + n_rows)
     int64_t n;           // entries, at most GNN_WORK
     int64_t chunk;       // number among the chunks of all heavy rows, or -1: whole rows
     int64_t start[BATCH_ROWS + 1]; // row r of the batch has entries start[r], ...
-    int64_t col[GNN_WORK];
-    int64_t edge[GNN_WORK]; // in the caller's order
+    // of entry e, and of SOON entries beyond the last (the graph's last again and again)
+    int64_t col[GNN_WORK + SOON];
+    int64_t edge[GNN_WORK + SOON]; // in the caller's order
 } entry_batch;
 
 /* A matrix by row, head and channel: element (i, h, c) is data[i * stride + h * apart + c].
@@ -75,14 +82,26 @@ static inline void fill_batch(const gnn_csr *a, int64_t first, int64_t n,
                               entry_batch *b) {
     const int32_t *eid32 = a->eid_dtype == GNN_I32 ? a->eid : NULL;
     const int64_t *eid64 = a->eid_dtype == GNN_I64 ? a->eid : NULL;
+    const int64_t left = a->n_edges - first;
+    const int64_t known = n + SOON < left ? n + SOON : left;
     b->n = n;
-    for (int64_t e = 0; e < n; e++) {
+    for (int64_t e = 0; e < known; e++) {
         b->col[e] = a->col[first + e];
     }
-    for (int64_t e = 0; e < n; e++) {
+    for (int64_t e = 0; e < known; e++) {
         b->edge[e] = eid32 != NULL   ? eid32[first + e]
                      : eid64 != NULL ? eid64[first + e]
                                      : first + e;
+    }
+    for (int64_t e = known; e < n + SOON && known > 0; e++) {
+        b->col[e] = b->col[known - 1];
+        b->edge[e] = b->edge[known - 1];
+    }
+}
+
+static inline void ask_for(const void *p, int64_t bytes) {
+    for (int64_t k = 0; k < bytes; k += 64) {
+        __builtin_prefetch((const char *)p + k);
     }
 }
 

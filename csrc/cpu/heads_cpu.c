@@ -4,7 +4,7 @@
  * partial sums in scratch, which a second loop adds up in chunk order.
  */
 #include "cpu/entry_batch.h"
-#include "cpu/simd.h"
+#include "cpu/simd_exp.h"
 
 #include <inttypes.h>
 

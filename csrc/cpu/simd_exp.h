@@ -4,6 +4,10 @@
  *   most_<isa>_D(a, b)   the larger of a and b; b where either is NaN
  *   gain_<isa>_D(x, s)   derivative of leaky relu: 1 where x > 0, else (and for NaN) s, so
  *                        that x * gain(x, s) is leaky relu itself
+ *   load_heads, store_heads_<isa>_D(p, n)   load_part and store_part for the heads of one
+ *                        entry: four are one short move, without a mask. A masked store
+ *                        is not forwarded to the load that follows
+ *   totals_<isa>_D(a, b, c, d, p)   p[0..3] = sums over the lanes of a, b, c and d
  *
  * e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln(2) / 2. e^r is 1 + r + r^2 p(r), p
  * interpolating (e^r - 1 - r) / r^2 at Chebyshev points (relative error 2.2e-10 for
@@ -112,8 +116,27 @@ static inline double log_f64(double v) {
     EXP_OF(isa, f32, uint32_t, 23, 127)                                                \
     EXP_OF(isa, f64, uint64_t, 52, 1023)
 
+#define TOTALS_OF(isa, D)                                                              \
+    SIMD_BASE void totals_##isa##_##D(vec_##isa##_##D a, vec_##isa##_##D b,            \
+                                      vec_##isa##_##D c, vec_##isa##_##D d,            \
+                                      acc_##D *p) {                                    \
+        p[0] = total_##isa##_##D(a), p[1] = total_##isa##_##D(b);                      \
+        p[2] = total_##isa##_##D(c), p[3] = total_##isa##_##D(d);                      \
+    }
+
+#define load_heads_base_f32 load_part_base_f32 // their whole vectors need no mask
+#define load_heads_base_f64 load_part_base_f64
+#define store_heads_base_f32 store_part_base_f32
+#define store_heads_base_f64 store_part_base_f64
+#define load_heads_neon_f32 load_part_neon_f32
+#define load_heads_neon_f64 load_part_neon_f64
+#define store_heads_neon_f32 store_part_neon_f32
+#define store_heads_neon_f64 store_part_neon_f64
+
 CHOICE_OF(base, f32, uint32_t)
 CHOICE_OF(base, f64, uint64_t)
+TOTALS_OF(base, f32)
+TOTALS_OF(base, f64)
 EXP_OF_ISA(base)
 
 #if defined(__x86_64__)
@@ -145,15 +168,74 @@ SIMD_AVX512 __m512d gain_avx512_f64(__m512d x, __m512d s) {
     const __mmask8 above = _mm512_cmp_pd_mask(x, _mm512_setzero_pd(), _CMP_GT_OQ);
     return _mm512_mask_mov_pd(s, above, _mm512_set1_pd(1));
 }
+SIMD_AVX2 void totals_avx2_f32(__m256 a, __m256 b, __m256 c, __m256 d, float *p) {
+    const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(p, _mm256_castps256_ps128(pairs) + _mm256_extractf128_ps(pairs, 1));
+}
+SIMD_AVX2 void totals_avx2_f64(__m256d a, __m256d b, __m256d c, __m256d d, double *p) {
+    const __m256d ab = _mm256_hadd_pd(a, b), cd = _mm256_hadd_pd(c, d);
+    _mm_storeu_pd(p, _mm256_castpd256_pd128(ab) + _mm256_extractf128_pd(ab, 1));
+    _mm_storeu_pd(p + 2, _mm256_castpd256_pd128(cd) + _mm256_extractf128_pd(cd, 1));
+}
+SIMD_AVX512 void totals_avx512_f32(__m512 a, __m512 b, __m512 c, __m512 d, float *p) {
+    const __m512d ab =
+        _mm512_castps_pd(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
+    const __m512d cd =
+        _mm512_castps_pd(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
+    const __m512 quads = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) +
+                         _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+    const __m256 half =
+        _mm512_castps512_ps256(quads) + _mm512_extractf32x8_ps(quads, 1);
+    _mm_storeu_ps(p, _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1));
+}
+SIMD_AVX512 void totals_avx512_f64(__m512d a, __m512d b, __m512d c, __m512d d,
+                                   double *p) {
+    const __m512d ab = _mm512_unpacklo_pd(a, b) + _mm512_unpackhi_pd(a, b);
+    const __m512d cd = _mm512_unpacklo_pd(c, d) + _mm512_unpackhi_pd(c, d);
+    const __m256d ab4 = _mm512_castpd512_pd256(ab) + _mm512_extractf64x4_pd(ab, 1);
+    const __m256d cd4 = _mm512_castpd512_pd256(cd) + _mm512_extractf64x4_pd(cd, 1);
+    _mm_storeu_pd(p, _mm256_castpd256_pd128(ab4) + _mm256_extractf128_pd(ab4, 1));
+    _mm_storeu_pd(p + 2, _mm256_castpd256_pd128(cd4) + _mm256_extractf128_pd(cd4, 1));
+}
+SIMD_AVX2 __m256 load_heads_avx2_f32(const float *p, int n) {
+    return n == 4 ? _mm256_zextps128_ps256(_mm_loadu_ps(p)) : load_part_avx2_f32(p, n);
+}
+SIMD_AVX2 void store_heads_avx2_f32(float *p, __m256 v, int n) {
+    if (n == 4) {
+        _mm_storeu_ps(p, _mm256_castps256_ps128(v));
+    } else {
+        store_part_avx2_f32(p, v, n);
+    }
+}
+SIMD_AVX512 __m512 load_heads_avx512_f32(const float *p, int n) {
+    return n == 4 ? _mm512_zextps128_ps512(_mm_loadu_ps(p))
+                  : load_part_avx512_f32(p, n);
+}
+SIMD_AVX512 void store_heads_avx512_f32(float *p, __m512 v, int n) {
+    if (n == 4) {
+        _mm_storeu_ps(p, _mm512_castps512_ps128(v));
+    } else if (n == 8) {
+        _mm256_storeu_ps(p, _mm512_castps512_ps256(v));
+    } else {
+        store_part_avx512_f32(p, v, n);
+    }
+}
+#define load_heads_avx2_f64 load_part_avx2_f64
+#define store_heads_avx2_f64 store_part_avx2_f64
+#define load_heads_avx512_f64 load_part_avx512_f64
+#define store_heads_avx512_f64 store_part_avx512_f64
 EXP_OF_ISA(avx2)
 EXP_OF_ISA(avx512)
 #elif defined(__aarch64__)
 CHOICE_OF(neon, f32, uint32_t)
 CHOICE_OF(neon, f64, uint64_t)
+TOTALS_OF(neon, f32)
+TOTALS_OF(neon, f64)
 EXP_OF_ISA(neon)
 #endif
 #undef EXP_OF
 #undef EXP_OF_ISA
 #undef CHOICE_OF
+#undef TOTALS_OF
 
 #endif

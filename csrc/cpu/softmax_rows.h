@@ -28,9 +28,9 @@ INLINE ACC NAME(shift_of)(ACC most) {
 INLINE void NAME(shift_row)(ACC *s, int64_t n, int64_t n_heads, int lanes, ACC *most) {
     VEC m = NAME(splat)(-(ACC)INFINITY);
     for (int64_t e = 0; e < n; e++) {
-        m = NAME_A(most)(NAME_A(load_part)(s + e * n_heads, lanes), m);
+        m = NAME_A(most)(NAME_A(load_heads)(s + e * n_heads, lanes), m);
     }
-    NAME_A(store_part)(most, m, lanes);
+    NAME_A(store_heads)(most, m, lanes);
     ACC shifts[LANES];
     for (int l = 0; l < lanes; l++) {
         if (most[l] == (ACC)INFINITY) {
@@ -41,10 +41,10 @@ INLINE void NAME(shift_row)(ACC *s, int64_t n, int64_t n_heads, int lanes, ACC *
         }
         shifts[l] = NAME(shift_of)(most[l]);
     }
-    const VEC shift = NAME_A(load_part)(shifts, lanes);
+    const VEC shift = NAME_A(load_heads)(shifts, lanes);
     for (int64_t e = 0; e < n; e++) {
         ACC *p = s + e * n_heads;
-        NAME_A(store_part)(p, NAME_A(load_part)(p, lanes) - shift, lanes);
+        NAME_A(store_heads)(p, NAME_A(load_heads)(p, lanes) - shift, lanes);
     }
 }
 
@@ -56,13 +56,13 @@ OUTLINE void NAME(row_totals)(const entry_batch *b, const ACC *s, const ACC *t,
             const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
             VEC sum = NAME(splat)(0);
             for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
-                VEC v = NAME_A(load_part)(s + e * n_heads + h, lanes);
+                VEC v = NAME_A(load_heads)(s + e * n_heads + h, lanes);
                 if (t != NULL) {
-                    v *= NAME_A(load_part)(t + e * n_heads + h, lanes);
+                    v *= NAME_A(load_heads)(t + e * n_heads + h, lanes);
                 }
                 sum += v;
             }
-            NAME_A(store_part)(total + r * n_heads + h, sum, lanes);
+            NAME_A(store_heads)(total + r * n_heads + h, sum, lanes);
         }
     }
 }
