@@ -22,11 +22,15 @@ from torch import nn
 from gnnoffload._cuda_lane import device_named
 from gnnoffload.errors import DeviceError
 
+MODELS = ("gcn", "sage", "gin", "gat", "gatv2", "transformer")
+WITH_LOOPS = ("gat", "gatv2", "transformer")  # the benchmark's graph for these
+
 
 class Block(nn.Module):
-    """x + f(LayerNorm(x)) where f is a graph layer and a small MLP."""
+    """x + f(LayerNorm(x)) where f is a graph layer and a small MLP; a transformer has
+    a module of its own for each of the two."""
 
-    def __init__(self, layers, model: str, width: int, dropout: float):
+    def __init__(self, layers, model: str, width: int, dropout: float, heads: int = 8):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         mlp = nn.Sequential(
@@ -36,14 +40,31 @@ class Block(nn.Module):
             nn.Linear(width, width),
             nn.Dropout(dropout),
         )
+        self.between = None
         if model == "gin":
             self.conv, self.mlp = layers.GINConv(mlp), nn.Identity()
+            return
+        self.mlp = mlp
+        if model in WITH_LOOPS:
+            shape = {"in_channels": width, "out_channels": width // heads}
+            shape["heads"] = heads
+        if model == "transformer":
+            self.conv = layers.TransformerConv(**shape, root_weight=False)
+            self.out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+            self.between = nn.LayerNorm(width)
+        elif model in WITH_LOOPS:
+            layer = {"gat": layers.GATConv, "gatv2": layers.GATv2Conv}[model]
+            self.conv = layer(**shape, add_self_loops=False)  # they are there
         else:
             layer = {"gcn": layers.GCNConv, "sage": layers.SAGEConv}[model]
-            self.conv, self.mlp = layer(width, width), mlp
+            self.conv = layer(width, width)
 
     def forward(self, x, edge_index):
-        return x + self.mlp(self.conv(self.norm(x), edge_index))
+        y = self.conv(self.norm(x), edge_index)
+        if self.between is None:
+            return x + self.mlp(y)
+        x = x + self.out(y)
+        return x + self.mlp(self.between(x))
 
 
 class Classifier(nn.Module):
@@ -76,12 +97,17 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((rank[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
 
 
-def load(path: str) -> dict:
-    """Tensors of the file, with both directions of each edge."""
+def load(path: str, model: str = "sage") -> dict:
+    """Tensors of the file, with both directions of each edge, and with self-loops where
+    the model wants them."""
     with np.load(path) as file:
         data = {name: torch.from_numpy(file[name]) for name in file.files}
     edges = data["edges"].t()
-    data["edge_index"] = torch.cat([edges, edges.flip(0)], dim=1).contiguous()
+    both = torch.cat([edges, edges.flip(0)], dim=1)
+    if model in WITH_LOOPS:
+        loops = torch.arange(len(data["node_labels"])).expand(2, -1)
+        both = torch.cat([both, loops], dim=1)
+    data["edge_index"] = both.contiguous()
     return data
 
 
@@ -127,7 +153,7 @@ def main(argv=None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--data", required=True, help="npz file, for example tolokers.npz")
-    add("--model", choices=("gcn", "sage", "gin"), default="sage")
+    add("--model", "--layer", choices=MODELS, default="sage")
     add("--pyg", action="store_true", help="PyG's own layers instead of ours")
     add("--width", type=int, default=64)
     add("--layers", type=int, default=3)
@@ -145,7 +171,8 @@ def main(argv=None) -> dict:
         device = device_named(options.device)
     except DeviceError as error:
         parser.error(str(error))
-    data = {name: tensor.to(device) for name, tensor in load(options.data).items()}
+    found = load(options.data, options.model)
+    data = {name: tensor.to(device) for name, tensor in found.items()}
     runs = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for split in range(options.splits):

@@ -88,3 +88,33 @@ def test_full_batch(dtype):
     assert offloaded["losses"] == plain["losses"]
     if dtype == "float32":  # 3000 x 128 bfloat16 is below the smallest size that moves
         assert offloaded["bytes_out"] > 0
+
+
+@pytest.mark.parametrize("model", ["gat", "gatv2", "transformer"])
+def test_attention_models_learn(model, tmp_path):
+    """A graph whose label is the group that a node's neighbours belong to."""
+    pytest.importorskip("torch_geometric")
+    rng = np.random.default_rng(0)
+    n = 120
+    labels = rng.integers(0, 2, n)
+    pairs = rng.integers(0, n, (1500, 2))
+    pairs = pairs[
+        (labels[pairs[:, 0]] == labels[pairs[:, 1]]) & (pairs[:, 0] < pairs[:, 1])
+    ]
+    masks = {f"{k}_masks": rng.random((10, n)) < 0.5 for k in ("train", "val", "test")}
+    features = rng.standard_normal((n, 4)).astype(np.float32)
+    features[:, 0] += labels
+    path = tmp_path / "graph.npz"
+    np.savez(
+        path,
+        node_features=features,
+        node_labels=labels,
+        edges=np.unique(pairs, axis=0),
+        **masks,
+    )
+    main = load("node_classification").main
+    words = ["--data", str(path), "--layer", model, "--width", "16", "--steps", "15"]
+    runs = [main([*words, *extra])["runs"][0] for extra in ([], ["--pyg"])]
+    assert runs[0]["last_loss"] < 0.7 * runs[0]["first_loss"]
+    assert runs[0]["test"] > 0.9
+    assert runs[0]["first_loss"] == pytest.approx(runs[1]["first_loss"], rel=1e-5)
