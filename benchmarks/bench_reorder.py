@@ -51,7 +51,7 @@ def measure_graph(name, width, rounds):
         y = graph.restore(go.spmm(graph, moved))
         if expected is None:
             expected = y
-        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
         key = order or "as given"
         result[key] = {"build_seconds": seconds}
         runs[key] = lambda graph=graph, moved=moved: go.spmm(graph, moved)

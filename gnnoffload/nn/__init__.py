@@ -9,6 +9,7 @@ import importlib
 
 PYG_LAYERS = {
     "APPNP": "appnp",
+    "CGConv": "cg_conv",
     "ChebConv": "cheb_conv",
     "EdgeConv": "edge_conv",
     "GATConv": "gat_conv",
@@ -20,6 +21,7 @@ PYG_LAYERS = {
     "GraphConv": "graph_conv",
     "LGConv": "lg_conv",
     "PNAConv": "pna_conv",
+    "ResGatedGraphConv": "res_gated_graph_conv",
     "SAGEConv": "sage_conv",
     "SGConv": "sg_conv",
     "SimpleConv": "simple_conv",
@@ -33,6 +35,7 @@ OWN_LAYERS = {
 }
 __all__ = [
     "APPNP",
+    "CGConv",
     "ChebConv",
     "EdgeConv",
     "GATConv",
@@ -46,6 +49,7 @@ __all__ = [
     "InteractionNetwork",
     "LGConv",
     "PNAConv",
+    "ResGatedGraphConv",
     "SAGEConv",
     "SGConv",
     "SimpleConv",

@@ -4,6 +4,7 @@
 |-----------------------------------------|------------------------------------------|
 | Sum, Mean, Max, Min, Var, Std, one or a | `aggregate`, one gather for all of them  |
 | list of them put side by side           |                                          |
+| Softmax                                 | `softmax_aggregate`                      |
 
 Var and Std with `semi_grad` are not.
 """
@@ -12,7 +13,7 @@ import torch
 from torch_geometric.nn import aggr
 
 from gnnoffload.ops import spmm
-from gnnoffload.reductions import aggregate
+from gnnoffload.reductions import aggregate, softmax_aggregate
 
 _NAMES = {
     aggr.SumAggregation: "sum",
@@ -43,7 +44,12 @@ def _name(module):
 
 def serves(module):
     """Whether `reduce_by` can stand for the module."""
-    return statistics(module) is not None
+    return type(module) is aggr.SoftmaxAggregation or statistics(module) is not None
+
+
+def serves_one(module):
+    """Whether the module is a sum, mean, max or min."""
+    return statistics(module) in (("sum",), ("mean",), ("max",), ("min",))
 
 
 def serves_any(module):
@@ -53,7 +59,20 @@ def serves_any(module):
 
 def reduce_by(graph, x, module):
     """What the module makes of x_j over the edges: [N_dst, F times its statistics]."""
+    if type(module) is aggr.SoftmaxAggregation:
+        return softmax_aggregate(graph, x, module.t, semi_grad=_semi(module))
     names = statistics(module)
     if len(names) == 1 and names[0] not in ("var", "std"):
         return spmm(graph, x, reduce=names[0])
     return torch.cat(aggregate(graph, x, names), dim=1)
+
+
+def _semi(module):
+    return module.semi_grad and not module.learn
+
+
+def softmax_with_edges(graph, x, edge, module, eps):
+    """The softmax of relu(x_j + edge) + eps."""
+    return softmax_aggregate(
+        graph, x, module.t, edge, relu=True, eps=eps, semi_grad=_semi(module)
+    )

@@ -1,7 +1,7 @@
 """GENConv: MLP(x_i + AGG over edges of relu(x_j + e) + eps), without messages."""
 
 from torch import Tensor
-from torch_geometric.nn.aggr import PowerMeanAggregation
+from torch_geometric.nn.aggr import PowerMeanAggregation, SoftmaxAggregation
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.gen_conv import GENConv as PyGGENConv
 
@@ -84,10 +84,15 @@ class GENConv(PyGGENConv):
     def _with_edges(self, graph, x_src, x_dst, edge_attr):
         module = self.aggr_module
         names = _aggregators.statistics(module) or ()
-        if len(names) != 1 or names[0] not in ("sum", "mean", "max", "min"):
+        fused = type(module) is SoftmaxAggregation or (
+            len(names) == 1 and names[0] in ("sum", "mean", "max", "min")
+        )
+        if not fused:
             return self._in_chunks(graph, x_src, x_dst, edge_attr)
         edge = self.lin_edge(edge_attr) if hasattr(self, "lin_edge") else edge_attr
         assert x_src.size(-1) == edge.size(-1)  # as PyG
+        if type(module) is SoftmaxAggregation:
+            return _aggregators.softmax_with_edges(graph, x_src, edge, module, self.eps)
         degree = graph.degree.view(-1, 1).to(x_src.dtype)
         if names[0] in ("max", "min"):  # the greatest passes relu as the greatest
             y = aggregate(graph, x_src, names, edge)[0].relu()
