@@ -75,13 +75,17 @@ class GATConv(PyGGATConv):
             dropout=p,
             return_weights=wanted,
         )
+        out, alpha = out if wanted else (out, None)
+        if x_src.dtype is not self.att_src.dtype:  # autocast: PyG's scores promote
+            out = out.to(torch.promote_types(x_src.dtype, self.att_src.dtype))
+        out = finish(self, edges.trim(out), pair[1])
         if not wanted:
-            return finish(self, edges.trim(out), pair[1])
+            return out
         ends = edges.graph.edge_index
         alpha = differentiable(
-            out[1], edges.graph, p, lambda *s: _scores(*s, *ends, slope), *scores
+            alpha, edges.graph, p, lambda *s: _scores(*s, *ends, slope), *scores
         )
-        return finish(self, out[0], pair[1]), weights_as_pyg(edges, alpha)
+        return out, weights_as_pyg(edges, alpha)
 
     def _nodes(self, x, x_dst, graph):
         """(x_src [N_src, H, C], score_src [N_src, H], score_dst [N_dst, H])"""

@@ -219,6 +219,24 @@ def test_shared_weights_are_one_module(no_fallback):
     assert layer.state_dict().keys() == keys
 
 
+@pytest.mark.parametrize("name", [*NAMES, "SuperGATConv"])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"edge_dim": 3}], ids=str)
+def test_autocast(name, options, no_fallback):
+    if name == "SuperGATConv" and "edge_dim" in options:
+        return
+    results = []
+    for layer in both(name, 5, 4, heads=2, **options):
+        x, rest = leaf(X), (ATTR,) if "edge_dim" in options else ()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer.eval()(x, EDGES, *rest)
+        y.float().square().sum().backward()
+        results.append((y, x.grad))
+    for got, expected in zip(*results, strict=True):
+        assert got.dtype is expected.dtype
+        got, expected = got.float(), expected.float()
+        assert (got - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
 # ------------------------------------------------------------------------- what is left
 
 
