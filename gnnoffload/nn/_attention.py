@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.nn.functional import linear
 from torch_geometric.utils import add_self_loops, remove_self_loops
 from torch_geometric.utils.loop import compute_loop_attr
@@ -91,6 +91,8 @@ def _layer_reason(layer, base, x):
         return reason
     if _guard.reduction(layer) != "sum":
         return f"aggr={layer.aggr}"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
     if layer._edge_update_forward_pre_hooks or layer._edge_update_forward_hooks:
         return "message passing hooks"
     if type(layer).edge_update is not base.edge_update or "edge_update" in vars(layer):

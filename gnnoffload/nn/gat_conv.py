@@ -27,6 +27,9 @@ class GATConv(PyGGATConv):
     Dropout in training draws one seed from torch's generator and decides on each edge
     and head by a counter, in backward again: other edges than PyG drops for the same
     torch seed, the same distribution, nothing stored.
+
+    A second derivative (`create_graph=True`) raises NotImplementedError:
+    `gnnoffload.revert(layer)` gives it PyG's class again, which has one.
     """
 
     propagate = MessagePassing.propagate  # not what PyG compiled for its own class

@@ -21,7 +21,8 @@ class GATv2Conv(PyGGATv2Conv):
     """PyG's GATv2Conv; scores, softmax and sum in one op, without an E x H x C tensor.
 
     Edge features of up to 16 columns are projected inside the op; wider ones are
-    projected to [E, H * C] first, as PyG does. Dropout in training: see GATConv.
+    projected to [E, H * C] first, as PyG does. Dropout in training and second
+    derivatives: see GATConv.
     """
 
     propagate = MessagePassing.propagate  # not what PyG compiled for its own class

@@ -24,7 +24,8 @@ class GraphTransformerConv(nn.Module):
             of torch's generator and drawn again in backward, so nothing is stored.
 
     Memory: [N, H, C] and [N, H]; backward writes [E, H] twice and, where `edge_attr`
-    wants it, its gradient [E, H, C]. Nothing else of size E x H x C is made.
+    wants it, its gradient [E, H, C]. Nothing else of size E x H x C is made. A second
+    derivative raises NotImplementedError.
 
     Source: Shi et al. 2021, Masked Label Prediction, eq. 3 and 4, as used by Lang et
     al. 2024, AIFS.

@@ -25,7 +25,7 @@ class TransformerConv(PyGTransformerConv):
     """PyG's TransformerConv; scores, softmax and sum in one op, without an E x H x C
     tensor, edge features included.
 
-    Dropout in training: see GATConv.
+    Dropout in training and second derivatives: see GATConv.
     """
 
     propagate = MessagePassing.propagate  # not what PyG compiled for its own class

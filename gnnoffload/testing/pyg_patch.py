@@ -33,6 +33,7 @@ BY_DESIGN = (
     "edge_weight with aggr=",
     "explain",
     "fewer sources than destinations",
+    "forward-mode differentiation",
     "flow=target_to_source with",
     "lin has hooks",
     "message passing hooks",

@@ -5,6 +5,7 @@ import torch
 import torch_geometric.nn as pyg
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import gnnoffload as go
 import gnnoffload.nn as nn
 from gnnoffload import Graph, _fallback
 from gnnoffload.testing import compare
@@ -286,6 +287,28 @@ def test_scripting_compiles_the_layer_of_pyg():
     model = Model()
     torch.testing.assert_close(torch.jit.script(model)(X, EDGES), model(X, EDGES))
     assert "torch.jit.script" in _fallback.counts()["TransformerConv"]["fallback"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_derivatives_that_the_ops_do_not_have(name):
+    ours, theirs = both(name, 5, 4, heads=2)
+    tangents = []
+    for layer in (ours, theirs):
+        _, tangent = torch.func.jvp(lambda x, f=layer: f(x, EDGES), (X,), (X,))
+        tangents.append(tangent)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(X, X)
+            y = layer(dual, EDGES)
+            tangents.append(torch.autograd.forward_ad.unpack_dual(y).tangent)
+    for tangent in tangents[1:]:
+        torch.testing.assert_close(tangent, tangents[0])
+    assert "forward-mode differentiation" in _fallback.counts()[name]["fallback"]
+    x = leaf(X)
+    with pytest.raises(NotImplementedError):
+        (g,) = torch.autograd.grad(ours(x, EDGES).sum(), x, create_graph=True)
+        g.square().sum().backward()
+    (g,) = torch.autograd.grad(go.revert(ours)(x, EDGES).sum(), x, create_graph=True)
+    g.square().sum().backward()
 
 
 def test_what_pyg_refuses_it_refuses_still():

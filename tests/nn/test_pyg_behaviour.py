@@ -1,10 +1,14 @@
 """What PyG promises of each layer, in our words: its text form, that the order and the
 form of the edges do not matter, its caches, and what it returns."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch_geometric.nn as pyg
 
+import gnnoffload as go
 import gnnoffload.nn as nn
 from gnnoffload import _fallback
 
@@ -110,8 +114,6 @@ def test_a_chebyshev_filter_of_each_graph_of_a_batch(x, no_fallback):
 
 
 def test_models_of_pyg_made_of_our_layers(x, no_fallback):
-    import gnnoffload as go
-
     for model in (
         pyg.GAT(8, 16, num_layers=2, heads=4),
         pyg.GAT(8, 16, num_layers=2, v2=True, heads=2, edge_dim=3),
@@ -126,3 +128,15 @@ def test_models_of_pyg_made_of_our_layers(x, no_fallback):
         torch.testing.assert_close(go.convert(model)(*inputs), expected)
     fast = {name: row["fast"] for name, row in _fallback.counts().items()}
     assert fast == {"GATConv": 2, "GATv2Conv": 2, "LGConv": 2}
+
+
+@pytest.mark.parametrize("text", LAYERS)
+def test_copies_conversion_and_its_undoing(text, x, no_fallback):
+    layer = build(text, pyg).eval()
+    expected = layer(x, EDGES)
+    assert type(go.convert(layer)).__module__.startswith("gnnoffload.nn")
+    for twin in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(twin) is type(layer)
+        torch.testing.assert_close(twin(x, EDGES), expected)
+    assert type(go.revert(layer)) is type(build(text, pyg))
+    assert torch.equal(layer(x, EDGES), expected)
