@@ -90,13 +90,13 @@ def test_threads_change_no_bit(case, threads):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["gat", "gatv2 attr", "dot_attention attr", "raise"])
+@pytest.mark.parametrize("case", ["gatv2 attr", "dot_attention attr", "raise"])
 def test_flat(case):
     tensors = leaves(
         operands(case if case != "raise" else "gat", SIZE, 7, dtype=torch.float32)
     )
     absent = torch.empty(0)
-    calls = 20_000
+    calls = 8000
 
     def run():
         if case == "raise":
