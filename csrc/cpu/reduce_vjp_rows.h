@@ -116,7 +116,8 @@ INLINE void NAME(tile)(const vjp_view *s, int64_t row, int64_t stop, int64_t f,
         }
         for (int64_t e = s->rowptr[i]; e < s->rowptr[i + 1]; e++) {
             const int64_t j = s->col[e], at = edge_at(s, e);
-            const int64_t next = s->col[e + AHEAD < last ? e + AHEAD : last];
+            const int64_t soon = e + AHEAD < last ? e + AHEAD : last;
+            const int64_t next = s->col[soon];
             for (int b = 0; b < n_bests; b++) {
                 NAME(prefetch_best)(&s->best[b], next, f, width, s->arg_bytes,
                                     n_features);
@@ -133,6 +134,9 @@ INLINE void NAME(tile)(const vjp_view *s, int64_t row, int64_t stop, int64_t f,
             const T *edge = edges;
             if (edges != NULL) {
                 edge = edges + at * s->edge_stride;
+                NAME(prefetch)(
+                    (const char *)(edges + edge_at(s, soon) * s->edge_stride),
+                    width * (int64_t)sizeof(T));
             }
             EACH_VECTOR {
                 part[k] = NAME(splat)(0);
