@@ -76,7 +76,10 @@ class PNAConv(PyGPNAConv):
         c = None
         if edge_attr is not None:
             weight, encoder = torch.cat(on_edge), self.edge_encoder
-            c = linear(edge_attr, weight @ encoder.weight, weight @ encoder.bias)
+            # not linear(): the gradient of its weight is grad^T edge_attr, which takes
+            # MKL ten times as long as edge_attr^T grad (E 82k, F 64, D 8: 32 and 3 ms)
+            product = encoder.weight.t() @ weight.t()
+            c = torch.addmm(weight @ encoder.bias, edge_attr, product)
         names = _aggregators.statistics(self.aggr_module.aggr)
         degree = graph.degree.view(-1, 1).to(a.dtype)
         shift = a * degree.clamp(max=1)  # destinations without edges stay 0
@@ -99,33 +102,34 @@ class PNAConv(PyGPNAConv):
         )
 
     def _scales(self, graph, dtype):
-        """[N, 1] for each scaler, None for the identity"""
+        """[N, scalers, 1]"""
         degree = graph.degree.to(dtype).view(-1, 1)
         some, module = degree.clamp(min=1), self.aggr_module
         by_name = {
-            "identity": lambda: None,
+            "identity": lambda: torch.ones_like(degree),
             "amplification": lambda: torch.log(degree + 1) / module.avg_deg_log,
             "attenuation": lambda: module.avg_deg_log / torch.log(some + 1),
             "linear": lambda: degree / module.avg_deg_lin,
             "inverse_linear": lambda: module.avg_deg_lin / some,
         }
-        return [by_name[name]() for name in module.scaler]
+        return torch.stack([by_name[name]() for name in module.scaler], dim=1)
 
     def _post(self, x, statistics, scales):
         """[N, out]: each tower's network of [x, scale * statistics for each scale]; its
-        first Linear is applied part by part, so that no scaled copy is made."""
+        first Linear, which sees the same statistics under every scale, is one product
+        scaled afterwards, so that no scaled copy is made."""
+        n_scales = scales.shape[1]
         xs = [x] * self.towers
         if self.divide_input:
             xs = x.view(-1, self.towers, self.F_in).unbind(1)
         outs = []
         for x_t, stats, nn in zip(xs, statistics.unbind(1), self.post_nns, strict=True):
             first, stats = nn[0], stats.flatten(1)
-            widths = [self.F_in] + [stats.shape[1]] * len(scales)
-            on_x, *on_stats = first.weight.split(widths, dim=1)
-            out = linear(x_t, on_x, first.bias)
-            for scale, weight in zip(scales, on_stats, strict=True):
-                part = linear(stats, weight)
-                out = out + part if scale is None else torch.addcmul(out, part, scale)
+            on_x = first.weight[:, : self.F_in]
+            on_stats = first.weight[:, self.F_in :].unflatten(1, (n_scales, -1))
+            parts = linear(stats, on_stats.transpose(0, 1).flatten(0, 1))
+            parts = parts.unflatten(1, (n_scales, -1))  # [N, scalers, F_out]
+            out = linear(x_t, on_x, first.bias) + (parts * scales).sum(dim=1)
             for module in nn[1:]:
                 out = module(out)
             outs.append(out)
