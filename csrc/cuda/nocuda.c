@@ -105,3 +105,33 @@ gnn_status gnn_softmax_aggregate_vjp_cuda(const gnn_softmax_aggregate_args *args
     (void)args, (void)stream;
     return not_built("softmax_aggregate_vjp");
 }
+
+int64_t gnn_attention_cuda_scratch(const gnn_attention_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_attention_cuda(const gnn_attention_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("attention");
+}
+
+int64_t gnn_attention_dst_vjp_cuda_scratch(const gnn_attention_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_attention_dst_vjp_cuda(const gnn_attention_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("attention_dst_vjp");
+}
+
+int64_t gnn_attention_src_vjp_cuda_scratch(const gnn_attention_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_attention_src_vjp_cuda(const gnn_attention_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("attention_src_vjp");
+}

@@ -178,8 +178,8 @@ def sddmm(*args, **kwargs):
 # ----------------------------------------------------------------------- what tests ask
 
 
-def traffic(library, run_op, names, *args, **kwargs):
-    """{name: (sectors read, sectors written)} of one call."""
+def traffic(library, run_op, names, *args, module=None, **kwargs):
+    """{name: (sectors read, sectors written)} of one call by a function of module."""
     counted = {}
 
     class Counting(Memory):
@@ -197,7 +197,8 @@ def traffic(library, run_op, names, *args, **kwargs):
             super().__exit__(*error)
 
     library.count_traffic(True)
-    with mock.patch.object(sys.modules[__name__], "Memory", Counting):
+    module = module or sys.modules[__name__]
+    with mock.patch.object(module, "Memory", Counting):
         run_op(library, *args, **kwargs)
     return counted
 

@@ -75,13 +75,16 @@ MODES = {  # what the integers of a kernel's template mean, in order
     "edge_softmax": [("forward", "vjp")],
     "aggregate_numbers": [("", "int8", "int16", "", "int32")],
     "aggregate": [("all", "max")],
+    "attention": [("gat", "gatv2", "gatv2_attr", "dot", "dot_attr")],
 }
 
 
 def readable(mangled):
     """spmm_items_kernel<float, wide> of a mangled name: types, modes, width."""
     arguments = r"(?:f|d|6__half|13__nv_bfloat16|S0_|Lb[01]E|Li\d+E)"
-    name, listed = re.match(rf"_Z\d+([a-z_]+_kernel)I({arguments}+)E", mangled).groups()
+    name, listed = re.match(
+        rf"_Z\d+([a-z_][a-z_0-9]*_kernel)I({arguments}+)E", mangled
+    ).groups()
     modes = next((words for key, words in MODES.items() if name.startswith(key)), [])
     types, integers, width = [], [], []
     for word in re.findall(arguments, listed):

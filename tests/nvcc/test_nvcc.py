@@ -30,11 +30,20 @@ def test_every_architecture_compiles_strictly_into_reviewed_registers():
     found = nvcc_kernels.all_usage()
     kernels = {kernel for kernel, _ in found}
     assert set(found) == {(k, arch) for k in kernels for arch in nvcc_kernels.ARCHS}
-    assert max(registers for registers, _ in found.values()) <= 128
+    for (kernel, arch), (registers, _) in found.items():
+        assert registers <= most_registers(kernel), (kernel, arch)
     version = nvcc_kernels.nvcc_version()
     reviewed = nvcc_kernels.TABLE.read_text()
     if f"nvcc {version};" in reviewed:  # another ptxas, other registers
         assert nvcc_kernels.table(found, version) == reviewed
+
+
+def most_registers(kernel):
+    """128, four blocks on a multiprocessor; 168 where a pass of attention holds three
+    matrices' rows of two entries and their sums; the rare gradient has more."""
+    if kernel.startswith("attention_gatv2_attr"):
+        return 255
+    return 168 if kernel.startswith("attention") else 128
 
 
 def test_a_spill_is_an_error(tmp_path):
@@ -74,13 +83,18 @@ def test_ptx_has_the_promised_loads(source):
         assert multiplies or not kernel.startswith(MULTIPLY), kernel
         assert not multiplies or not kernel.startswith(ONLY_ADD), kernel
         stores = [line for line in body if re.match(f"{STORE_16}|{STORE_8}", line)]
-        assert bool(stores) == (kernel in wide and "sddmm" not in kernel), kernel
+        writes = kernel in wide and not re.search(r"sddmm|dst_kernel.*gat,", kernel)
+        assert bool(stores) == writes, kernel
 
 
 def row_loads(kernel):
     """16-byte loads of a wide kernel: those in flight; gine's gradients hold a row of
     x besides, loaded at the start and where a row ends (once for each entry in flight).
     """
+    if kernel.startswith("attention"):
+        name, dtype, mode = re.findall(r"[a-z0-9_]+", kernel)[:3]
+        few = ("float", "double") if "src" in name else ("float",)
+        return ATTENTION_LOADS[name][mode][dtype in few]
     if kernel.startswith("gine"):
         return {"sum": 2 * 2, "jvp": 2 * 4, "vjp": 2 * 2 + 1 + 2}[kernel[-10:-7]]
     return IN_FLIGHT * (2 if "sddmm" in kernel else 1)
@@ -95,6 +109,21 @@ def reduction_loads(kernel):
     if kernel.startswith("aggregate_vjp"):
         return {"max": 2, "all": 7}[mode]
     return {"max": 4 * 2, "all": 2 * 2 + 2}[mode]
+
+
+# Those of 2 entries in flight and of 4 (float); the row's own stand before the loop
+# over slices and in it; the loop over rows of edge_weight is unrolled by 2.
+ATTENTION_LOADS = {
+    "attention_kernel": {
+        **{"gat": (4, 4), "gatv2": (8, 12), "dot": (8, 14)},
+        **{"gatv2_attr": (9, 11), "dot_attr": (6, 10)},
+    },
+    "attention_dst_kernel": {
+        **{"gat": (6, 6), "gatv2": (10, 14), "dot": (10, 16)},
+        **{"gatv2_attr": (11, 11), "dot_attr": (8, 8)},
+    },
+    "attention_src_kernel": {"dot": (4, 8), "gatv2": (8, 8), "gatv2_attr": (9, 9)},
+}
 
 
 class Csr(ctypes.Structure):
