@@ -2,6 +2,7 @@
 #include "core/philox.h"
 #include "cpu/attention_cpu.h"
 #include "cpu/simd_exp.h"
+#include "mutants.h"
 
 #define ROWS "cpu/attention_dst_rows.h"
 #include "cpu/row_variants.h"

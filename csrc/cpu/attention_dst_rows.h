@@ -67,7 +67,7 @@ OUTLINE void NAME(score_gradients)(const attention_view *v, const entry_batch *b
                 VEC dalpha = NAME_A(load_heads)(ds + at, lanes);
                 if (m != NULL) {
                     const VEC factor = NAME_A(load_heads)(m + at, lanes);
-                    dalpha *= factor;
+                    dalpha *= GNN_MUTANT(dropout_not_in_dscore, factor, NAME(splat)(1));
                     NAME_A(store_heads)(s + at, alpha * factor, lanes);
                 }
                 NAME_A(store_heads)(ds + at, alpha * (dalpha - of_row), lanes);
@@ -246,6 +246,23 @@ OUTLINE void NAME(dot_attr_gradients)(const attention_view *v, const entry_batch
     }
 }
 
+/* --------------------------------------------------------------------------------- GAT */
+
+/* The derivative of lrelu at every score s = lrelu(x): s has the sign of x where the slope
+ * is above 0, else x is computed once more. */
+OUTLINE void NAME(gat_gains)(const attention_view *v, const entry_batch *b,
+                             int64_t first, int64_t n_heads, const ACC *s, ACC *gains) {
+    const ACC slope = (ACC)v->args->slope;
+    if (!(slope > 0)) {
+        NAME(gat_scores)(v, b, first, n_heads, true, gains);
+        return;
+    }
+    for (int64_t k = 0; k < b->n * n_heads; k++) {
+        gains[k] =
+            GNN_MUTANT(gat_gain_of_negative_scores, s[k] > 0, s[k] < 0) ? 1 : slope;
+    }
+}
+
 /* -------------------------------------------------------------------------------- pass */
 
 /* What one head block leaves of d_q, d_q_edge, d_edge. */
@@ -285,7 +302,7 @@ TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *
         d_q.data = SHIFTED(T, g->d_q, b->row * width);
         d_q_edge.data = SHIFTED(T, g->d_q_edge, b->row * d_q_edge.stride);
     }
-    _Alignas(64) ACC s[SCORES], ds[SCORES], m[SCORES], delta[SCORES];
+    _Alignas(64) ACC s[SCORES], ds[SCORES], m[SCORES], delta[SCORES], gains[SCORES];
     _Alignas(64) ACC attr[GNN_WORK * GNN_MAX_EDGE_FEATURES];
     const bool v2_attr = g->kind == GNN_GATV2 && g->edge_attr != NULL;
     if (v2_attr) {
@@ -301,15 +318,17 @@ TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *
             NAME(dots)(b, grad_edge, true, NAME(attr_rows)(g), b->edge, (operand){0}, h,
                        n, n_attr, 1, true, ds);
         }
+        if (g->kind == GNN_GAT) {
+            NAME(gat_gains)(v, b, h, n, s, gains);
+        }
         NAME(deltas)(v, b, h, n, delta);
         if (v->threshold > 0) {
             NAME(dropout_factors)(v, b, h, n, m);
         }
         NAME(score_gradients)(v, b, h, n, delta, v->threshold > 0 ? m : NULL, s, ds);
         if (g->kind == GNN_GAT) {
-            NAME(gat_scores)(v, b, h, n, true, m);
             for (int64_t k = 0; k < b->n * n; k++) {
-                ds[k] *= m[k];
+                ds[k] *= gains[k];
             }
         }
         NAME(put_edge_numbers)(b, s, true, n_heads, h, n, g->alpha);

@@ -15,7 +15,9 @@ OUTLINE void NAME(gat_scores)(const attention_view *v, const entry_batch *b,
         for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
             const ACC *src =
                 (const ACC *)g->score_src + b->col[e] * g->n_heads + first; // [H]
-            const ACC *edge = NULL;                                         // [H]
+            __builtin_prefetch((const ACC *)g->score_src +
+                               b->col[e + SOON] * g->n_heads + first);
+            const ACC *edge = NULL; // [H]
             if (g->score_edge != NULL) {
                 edge = (const ACC *)g->score_edge + b->edge[e] * g->n_heads + first;
             }

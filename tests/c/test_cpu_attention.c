@@ -13,6 +13,11 @@ typedef struct shape {
     double slope, dropout;
 } shape;
 
+/* Scratch of that many bytes, full of rubbish. */
+static void *dirty(int64_t bytes) {
+    return memset(get(bytes, 1), 0xee, (size_t)bytes);
+}
+
 /* Arrays of a problem, their number of elements and dtype. */
 typedef struct array {
     const char *name;
@@ -368,14 +373,14 @@ static void run_passes(problem *p) {
     }
     gnn_attention_args *a = &p->a;
     a->a = p->g->a;
-    a->scratch = get(gnn_attention_scratch(a), 1);
+    a->scratch = dirty(gnn_attention_scratch(a));
     CHECK_OK(gnn_attention_cpu(a));
     free(a->scratch);
-    a->scratch = get(gnn_attention_dst_vjp_scratch(a), 1);
+    a->scratch = dirty(gnn_attention_dst_vjp_scratch(a));
     CHECK_OK(gnn_attention_dst_vjp_cpu(a));
     free(a->scratch);
     a->a = p->transposed;
-    a->scratch = get(gnn_attention_src_vjp_scratch(a), 1);
+    a->scratch = dirty(gnn_attention_src_vjp_scratch(a));
     CHECK_OK(gnn_attention_src_vjp_cpu(a));
     free(a->scratch);
 }
@@ -433,20 +438,20 @@ static void check_wants(const graph *g, shape s) {
         p.a = all;
         gnn_attention_args *a = &p.a;
         a->a = g->a;
-        a->scratch = get(gnn_attention_scratch(a), 1);
+        a->scratch = dirty(gnn_attention_scratch(a));
         CHECK_OK(gnn_attention_cpu(a));
         free(a->scratch);
         void *out_acc = a->out_acc;
         *o->at = NULL;
-        a->scratch = get(gnn_attention_scratch(a), 1);
+        a->scratch = dirty(gnn_attention_scratch(a));
         CHECK_OK(gnn_attention_cpu(a));
         free(a->scratch);
         a->out_acc = out_acc;
-        a->scratch = get(gnn_attention_dst_vjp_scratch(a), 1);
+        a->scratch = dirty(gnn_attention_dst_vjp_scratch(a));
         CHECK_OK(gnn_attention_dst_vjp_cpu(a));
         free(a->scratch);
         a->a = p.transposed;
-        a->scratch = get(gnn_attention_src_vjp_scratch(a), 1);
+        a->scratch = dirty(gnn_attention_src_vjp_scratch(a));
         CHECK_OK(gnn_attention_src_vjp_cpu(a));
         free(a->scratch);
         *o->at = kept;
@@ -485,7 +490,7 @@ static void check_row(int64_t n, float usual, float odd, float lse, float out) {
                             .score_edge = edge,
                             .out = &got_out,
                             .lse = &got_lse};
-    a.scratch = get(gnn_attention_scratch(&a), 1);
+    a.scratch = dirty(gnn_attention_scratch(&a));
     for (int isa = 0; isa < GNN_ISA_COUNT; isa++) {
         if (gnn_isa_set((gnn_isa)isa) == GNN_OK) {
             CHECK_OK(gnn_attention_cpu(&a));
