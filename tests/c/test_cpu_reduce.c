@@ -319,7 +319,11 @@ static void check_nan(void) {
         CHECK_OK(gnn_aggregate_vjp_cpu(&a));
         CHECK(arg[0] == -2 && d[0] == 0 && d[2] == 3 && d[4] == 3, "%s: %d, %g %g",
               gnn_isa_text(), arg[0], (double)d[2], (double)d[4]);
-        x[2] = 2;
+        x[2] = 2, x[4] = 0; // the only one comes first
+        CHECK_OK(gnn_aggregate_cpu(&a));
+        CHECK(y[0] == 2 && isnan(y[1]) && arg[1] == 0, "%s: %g", gnn_isa_text(),
+              (double)y[1]);
+        x[4] = NAN;
     }
 }
 
