@@ -9,6 +9,7 @@ sys.modules["torch_geometric"] = None  # import torch_geometric raises ImportErr
 import gnnoffload, gnnoffload.nn
 assert "GCNConv" in dir(gnnoffload.nn)
 gnnoffload.nn.InteractionNetwork
+gnnoffload.nn.GraphTransformerConv
 for use in (
     lambda: gnnoffload.nn.GCNConv,
     lambda: gnnoffload.convert(__import__("torch").nn.Linear(1, 1)),
