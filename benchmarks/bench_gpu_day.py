@@ -31,6 +31,10 @@ for features in (1, 7, 32, 257):
     x = torch.randn(300, features, device="cuda", requires_grad=True)
     w = torch.rand(4000, device="cuda", requires_grad=True)
     go.spmm(graph, x, w).square().sum().backward()
+    statistics = go.aggregate(graph, x, ("mean", "min", "max", "std"))
+    sum(y.square().sum() for y in statistics).backward()
+    go.softmax_aggregate(graph, x, 0.5).square().sum().backward()
+    go.edge_softmax(graph, w).square().sum().backward()
 torch.cuda.synchronize()
 """
 
@@ -112,6 +116,7 @@ STAGES = {
     "profile": (profile, 20, True),
     "trace": (trace, 50, True),
     "spmm": (gpu_stages.spmm, 30, True),
+    "reductions": (gpu_stages.reductions, 20, True),
     "offload": (gpu_stages.offload, 120, True),
     "golden": (golden, 40, False),
     "sanitizer": (sanitizer, 30, False),

@@ -97,6 +97,87 @@ def spmm(device, small):
     return {"nodes": n, "edges": mesh.num_edges, "memory_rate": rate, "features": rows}
 
 
+# -------------------------------------------------------------------------- reductions
+
+
+def reductions(device, small):
+    """Max, min and four statistics at once, forward and backward, on a mesh, beside
+    the device's memory rate and torch's scatter_reduce.
+
+    Two rooflines for each: "compulsory" moves every array once, "no_reuse" every
+    neighbour's row once an edge.
+    """
+    mesh = icosphere(2 if small else 8)
+    n, n_edges = mesh.num_nodes, mesh.num_edges
+    graph = go.Graph(mesh.edge_index, (n, n)).to(device)
+    source, destination = mesh.edge_index.to(device)
+    rate, rows, features = memory_rate(device, small), {}, 16 if small else 64
+    x = torch.randn(n, features, device=device, requires_grad=True)
+    index = destination[:, None].expand(-1, features)
+
+    def scatter(name):
+        empty = x.new_zeros(n, features)
+        return empty.scatter_reduce(0, index, x[source], name, include_self=False)
+
+    peers = {"max": "amax", "min": "amin"}
+    for names in (("max",), ("min",), ("mean", "min", "max", "std")):
+        ours = go.aggregate(graph, x, names)
+        grads = [torch.randn_like(y) for y in ours]
+        backward = functools.partial(
+            torch.autograd.grad, ours, x, grads, retain_graph=True
+        )
+        forward = functools.partial(go.aggregate, graph, x, names)
+        seconds = {
+            "forward": clock(device, forward),
+            "backward": clock(device, backward),
+        }
+        if len(names) == 1:
+            theirs = scatter(peers[names[0]])
+            again = functools.partial(
+                torch.autograd.grad, theirs, x, grads, retain_graph=True
+            )
+            if not torch.equal(ours[0], theirs) or not torch.allclose(
+                backward()[0], again()[0], rtol=1e-4, atol=1e-4
+            ):
+                raise RuntimeError(f"{names[0]} differs from torch.scatter_reduce")
+            seconds["scatter_reduce forward"] = clock(
+                device, functools.partial(scatter, peers[names[0]])
+            )
+            seconds["scatter_reduce backward"] = clock(device, again)
+        moved = reduction_bytes(n, n_edges, features, names)
+        rows[" ".join(names)] = {
+            "seconds": seconds,
+            "roofline_fraction": {
+                way: {k: b / seconds[way] / rate for k, b in bounds.items()}
+                for way, bounds in moved.items()
+            },
+        }
+    return {"nodes": n, "edges": n_edges, "memory_rate": rate, "features": features,
+            "reductions": rows}  # fmt: skip
+
+
+def reduction_bytes(n, n_edges, features, names):
+    """Bytes of each direction at either bound: float32, int32 indices, int8 args."""
+    extremes = len({"min", "max"} & set(names))
+    linear = len(names) > extremes  # has the rows a, b and the mean
+    index, row = 4 * n_edges + 8 * n, 4 * features
+    written = n * (len(names) * row + extremes * features + linear * row)
+    # of a destination: gradients and args of the extremes, a and b
+    read = extremes * (row + features) + 2 * linear * row
+    own = n * row * (1 + linear) + extremes * n_edges  # d_x, x; numbers of the edges
+    back = index + 4 * n_edges + own
+    return {
+        "forward": {
+            "compulsory": index + n * row + written,
+            "no_reuse": index + n_edges * row + written,
+        },
+        "backward": {
+            "compulsory": back + n * read,
+            "no_reuse": back + n_edges * read,
+        },
+    }
+
+
 def memory_rate(device, small):
     """Bytes per second of a + b -> c, far beyond the caches."""
     a, b, c = (torch.ones(2**18 if small else 2**28, device=device) for _ in range(3))

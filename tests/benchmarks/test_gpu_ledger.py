@@ -37,6 +37,7 @@ def test_a_dry_run_is_a_valid_ledger_that_claims_no_gpu(ledger):
         "profile": "ok",
         "trace": "ok",
         "spmm": "ok",
+        "reductions": "ok",
         "offload": "ok",
         "golden": "skipped",
         "sanitizer": "skipped",

@@ -81,6 +81,18 @@ def rows_in_place(x):
     return x, x.stride(0) if x.shape[0] > 1 else x.shape[1]
 
 
+def accumulator(dtype):
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def scratch_of(call, function, args):
+    """Places what the op's own function says it needs."""
+    scratch_bytes = getattr(call.library.dll, function)
+    scratch_bytes.restype = INT64
+    n_bytes = scratch_bytes(ctypes.byref(args))
+    args.scratch, _ = call.memory.output("scratch", (n_bytes,), torch.uint8)
+
+
 class Call:
     """One launch: its memory, and what all ops have among their arguments."""
 

@@ -6,86 +6,28 @@ import cuda_ops
 import pytest
 import torch
 from cuda_executor import Refused
-from cuda_ops import DTYPES, ENUM, INT64, POINTER, Call, Csr, in_all_orders, ops_library
+from cuda_ops import DTYPES, accumulator, in_all_orders, ops_library
+from cuda_ops_reduce import (
+    ARG_DTYPES,
+    NAMES,
+    AggregateArgs,
+    run_aggregate,
+    run_aggregate_vjp,
+)
 
 import gnnoffload as go
 
 pytestmark = pytest.mark.law(1, 2)
 
-NAMES = ["sum", "mean", "min", "max", "var", "std"]  # as gnn_reduce
 DEGREES = [0, 1, 3, 0, 257, 256, 600, 2, 0]
 N_SRC, N_DST = 30, len(DEGREES)
-ARG_DTYPES = {torch.int8: 6, torch.int16: 7, torch.int32: 4}  # as gnn_dtype
-
-
-class AggregateArgs(ctypes.Structure):
-    _fields_ = (
-        *[(name, Csr) for name in ("a", "back")],
-        *[(name, ENUM) for name in ("dtype", "arg_dtype")],
-        ("which", ctypes.c_uint),
-        ("n_features", INT64),
-        *[(f"{name}_stride", INT64) for name in ("x", "edge")],
-        *[(name, POINTER) for name in ("x", "edge")],
-        ("y", POINTER * 6),
-        *[(name, POINTER) for name in ("arg_min", "arg_max", "mean")],
-        ("grad", POINTER * 6),
-        ("grad_stride", INT64 * 6),
-        *[(name, POINTER) for name in ("d_x", "d_edge", "scratch")],
-    )
-
-
-def accumulator(dtype):
-    return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-def arguments(call, names, x, edge, arg_dtype, offset=0):
-    args = AggregateArgs(a=call.csr, dtype=DTYPES.index(x.dtype))
-    args.which = sum(1 << NAMES.index(name) for name in names)
-    args.arg_dtype, args.n_features = ARG_DTYPES[arg_dtype], x.shape[1]
-    args.x, args.x_stride = call.matrix("x", x, offset)
-    if edge.numel():
-        args.edge, args.edge_stride = call.matrix("edge", edge, offset)
-    return args
-
-
-def scratch_of(call, function, args):
-    scratch_bytes = getattr(call.library.dll, function)
-    scratch_bytes.restype = INT64
-    n_bytes = scratch_bytes(ctypes.byref(args))
-    args.scratch, _ = call.memory.output("scratch", (n_bytes,), torch.uint8)
-
-
-def run_forward(library, names, x, edge, arg_dtype, *graph, split, offset=0):
-    """Everything that is written, as bytes one after the other: the statistics in
-    gnn_reduce's order, the args, the mean."""
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, graph, split)
-        args = arguments(call, names, x, edge, arg_dtype, offset)
-        shape, written = (args.a.n_rows, x.shape[1]), []
-
-        def output(name, dtype):
-            at, tensor = memory.output(name, shape, dtype, offset * dtype.itemsize)
-            written.append(tensor)
-            return at
-
-        for i, name in enumerate(NAMES):
-            if name in names:
-                args.y[i] = output(name, x.dtype)
-        if "min" in names:
-            args.arg_min = output("arg_min", arg_dtype)
-        if "max" in names:
-            args.arg_max = output("arg_max", arg_dtype)
-        if {"var", "std"} & set(names):
-            args.mean = output("mean_acc", accumulator(x.dtype))
-        scratch_of(call, "gnn_aggregate_cuda_scratch", args)
-        library.call("gnn_aggregate_cuda", ctypes.byref(args), ctypes.c_uint64(0))
-        return torch.cat([out.flatten().view(torch.uint8) for out in written])
 
 
 def forward(names, x, edge, arg_dtype, graph, **kwargs):
     """{name: statistic}, with "arg_min", "arg_max", "mean_acc" """
-    args = (names, x, edge, arg_dtype, *graph)
-    packed = in_all_orders(run_forward, *args, **kwargs)
+    wants_mean = bool({"var", "std"} & set(names))
+    args = (names, x, edge, arg_dtype, wants_mean, *graph)
+    packed = in_all_orders(run_aggregate, *args, **kwargs)
     kinds = {name: x.dtype for name in NAMES if name in names}
     kinds |= {f"arg_{name}": arg_dtype for name in ("min", "max") if name in names}
     if {"var", "std"} & set(names):
@@ -96,36 +38,6 @@ def forward(names, x, edge, arg_dtype, graph, **kwargs):
         found[name] = part.clone().view(dtype).view(graph[-2], -1)
     assert packed.numel() == 0
     return found
-
-
-def run_vjp(library, names, x, edge, saved, grads, *graph, split, wants=(True, True)):
-    """Gradients of x and edge one after the other."""
-    rowptr, col, eid, colptr, row, ceid, n_rows, n_cols = graph
-    back = colptr, row, ceid, rowptr, col, eid, n_cols, n_rows
-    arg_dtype = saved.get("arg_max", saved.get("arg_min", torch.empty(0).char())).dtype
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, graph, split)
-        args = arguments(call, names, x, edge, arg_dtype)
-        args.back = Call(library, memory, back, split).csr
-        for i, name in enumerate(NAMES):
-            if name in names and name in grads:
-                args.grad[i], args.grad_stride[i] = call.matrix(
-                    f"g_{name}", grads[name]
-                )
-            if name in saved:
-                args.y[i] = memory.input(name, saved[name])
-        for name, field in (("arg_min",) * 2, ("arg_max",) * 2, ("mean_acc", "mean")):
-            if name in saved:
-                setattr(args, field, memory.input(name, saved[name]))
-        results = []
-        for name, like, want in zip(("d_x", "d_edge"), (x, edge), wants, strict=True):
-            if want and like.numel():
-                at, out = memory.output(name, tuple(like.shape), x.dtype)
-                setattr(args, name, at)
-                results.append(out)
-        scratch_of(call, "gnn_aggregate_vjp_cuda_scratch", args)
-        library.call("gnn_aggregate_vjp_cuda", ctypes.byref(args), ctypes.c_uint64(0))
-        return torch.cat([out.flatten() for out in results])
 
 
 def statistics(m, names):
@@ -199,7 +111,7 @@ def test_statistics_and_gradients(names, width, with_edge, dtype):
     wanted = torch.autograd.grad(
         outputs, inputs, [grads[name].double() for name in names], allow_unused=True
     )
-    got = in_all_orders(run_vjp, names, x, edge, saved, grads, *graph)
+    got = in_all_orders(run_aggregate_vjp, names, x, edge, saved, grads, *graph)
     both = torch.cat([g.flatten() for g in wanted])
     bound = max(1.0, both.abs().max().item()) * ROUNDING[dtype] * 4
     torch.testing.assert_close(got.double(), both, rtol=ROUNDING[dtype], atol=bound)
@@ -207,7 +119,9 @@ def test_statistics_and_gradients(names, width, with_edge, dtype):
     parts = [((True, False), got[:n])] + [((False, True), got[n:])] * with_edge
     for wants, part in parts:
         args = (names, x, edge, saved, grads, *graph)
-        assert torch.equal(run_vjp(ops_library(), *args, split=True, wants=wants), part)
+        assert torch.equal(
+            run_aggregate_vjp(ops_library(), *args, split=True, wants=wants), part
+        )
 
 
 def test_args_say_where_and_how_often():
@@ -234,9 +148,11 @@ def test_integers_of_args(width, arg_dtype):
         assert torch.equal(one[name], found[name])
         assert torch.equal(one[f"arg_{name}"], found[f"arg_{name}"])
     grads = {name: integers(len(degrees), width).float() for name in ("min", "max")}
-    got = in_all_orders(run_vjp, ("min", "max"), x, edge, found, grads, *graph)
+    got = in_all_orders(
+        run_aggregate_vjp, ("min", "max"), x, edge, found, grads, *graph
+    )
     parts = [
-        in_all_orders(run_vjp, (name,), x, edge, one, grads, *graph)
+        in_all_orders(run_aggregate_vjp, (name,), x, edge, one, grads, *graph)
         for one, name in zip(alone, ("min", "max"), strict=True)
     ]
     torch.testing.assert_close(got, parts[0] + parts[1])
@@ -256,7 +172,7 @@ def test_nan_wins(heavy):
         assert where.nonzero().tolist() == [[1, 2]]
         assert saved[f"arg_{name}"][1, 2] == -2
     grads = {"max": torch.ones(3, 5)}
-    got = run_vjp(
+    got = run_aggregate_vjp(
         ops_library(), ("min", "max"), x, edge, saved, grads, *graph,
         split=True, wants=(False, True),
     ).view_as(edge)  # fmt: skip
@@ -295,12 +211,14 @@ def test_gradients_that_are_absent_or_apart():
     for name in names:
         zeros = {k: v * (k != name) for k, v in grads.items()}
         absent = {k: v for k, v in grads.items() if k != name}
-        one = run_vjp(ops, *args, zeros, *graph, split=True)
-        assert torch.equal(one, run_vjp(ops, *args, absent, *graph, split=True))
+        one = run_aggregate_vjp(ops, *args, zeros, *graph, split=True)
+        assert torch.equal(
+            one, run_aggregate_vjp(ops, *args, absent, *graph, split=True)
+        )
     expanded = {name: torch.ones(1, 1).expand(N_DST, 8) for name in names}
     plain = {name: torch.ones(N_DST, 8) for name in names}
-    one = run_vjp(ops, *args, expanded, *graph, split=True)
-    assert torch.equal(one, run_vjp(ops, *args, plain, *graph, split=True))
+    one = run_aggregate_vjp(ops, *args, expanded, *graph, split=True)
+    assert torch.equal(one, run_aggregate_vjp(ops, *args, plain, *graph, split=True))
 
 
 def test_grid_strides():
@@ -308,15 +226,16 @@ def test_grid_strides():
     names = tuple(NAMES)
     _edges, graph, x, edge = case(140, torch.float32, True)
     saved = forward(names, x, edge, torch.int16, graph)
-    args = (names, x, edge, torch.int16, *graph)
+    args = (names, x, edge, torch.int16, True, *graph)
     assert torch.equal(
-        run_forward(small, *args, split=True),
-        run_forward(ops_library(), *args, split=False),
+        run_aggregate(small, *args, split=True),
+        run_aggregate(ops_library(), *args, split=False),
     )
     grads = {name: integers(N_DST, 140, seed=3).float() for name in names}
     args = (names, x, edge, saved, grads, *graph)
     one, other = (
-        run_vjp(library, *args, split=True) for library in (small, ops_library())
+        run_aggregate_vjp(library, *args, split=True)
+        for library in (small, ops_library())
     )
     assert cuda_ops.same_bits(one, other)
 
@@ -328,16 +247,16 @@ def test_sectors():
     edges = torch.stack((torch.randperm(n_edges), torch.randperm(n_edges)))
     graph = go.Graph(edges, (n_edges, n_edges)).args(with_csc=True)
     x = torch.randn(n_edges, width)
-    none, forward_args = torch.empty(0), (torch.int8, *graph)
+    none, forward_args = torch.empty(0), (torch.int8, False, *graph)
     for names in (("max",), tuple(NAMES)):
         args = (names, x, none, *forward_args)
-        moved = cuda_ops.traffic(ops, run_forward, "x", *args, split=True)
+        moved = cuda_ops.traffic(ops, run_aggregate, "x", *args, split=True)
         assert moved["x"] == (n_edges * width * 4 // 32, 0)
     saved = forward(("max",), x, none, torch.int8, graph)
     grads = {"max": torch.ones(n_edges, width)}
     args = (("max",), x, none, saved, grads, *graph)
     names = ("x", "g_max", "arg_max")
-    moved = cuda_ops.traffic(ops, run_vjp, names, *args, split=True)
+    moved = cuda_ops.traffic(ops, run_aggregate_vjp, names, *args, split=True)
     assert moved == {
         "x": (0, 0),
         "g_max": (n_edges * width * 4 // 32, 0),

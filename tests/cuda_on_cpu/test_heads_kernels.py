@@ -10,7 +10,16 @@ import cuda_ops
 import pytest
 import torch
 from cuda_executor import Refused
-from cuda_ops import DTYPES, ENUM, INT64, POINTER, Call, Csr, in_all_orders, ops_library
+from cuda_ops import DTYPES, in_all_orders, ops_library
+from cuda_ops_heads import (
+    HeadsArgs,
+    SoftmaxArgs,
+    accumulator,
+    run_sddmm,
+    run_softmax,
+    run_softmax_vjp,
+    run_spmm,
+)
 
 import gnnoffload as go
 
@@ -19,103 +28,12 @@ pytestmark = pytest.mark.law(1, 2)
 DEGREES = [0, 1, 3, 0, 257, 256, 600, 2, 0]
 N_SRC, N_DST = 30, len(DEGREES)
 SHAPES = [(1, 1), (1, 8), (3, 5), (4, 8), (8, 4), (2, 33), (40, 1), (1, 0)]  # H, C
-DOUBLE = ctypes.c_double
-
-
-class HeadsArgs(ctypes.Structure):
-    _fields_ = (
-        ("a", Csr),
-        *[(name, ENUM) for name in ("dtype", "edge_dtype")],
-        *[(name, INT64) for name in ("n_heads", "n_channels")],
-        *[(f"{name}_stride", INT64) for name in "xuv"],
-        ("scale", DOUBLE),
-        *[(name, POINTER) for name in ("x", "w", "y", "u", "v", "z", "scratch")],
-    )
-
-
-class SoftmaxArgs(ctypes.Structure):
-    _fields_ = (
-        ("a", Csr),
-        ("dtype", ENUM),
-        ("n_heads", INT64),
-        *[(name, POINTER) for name in ("scores", "alpha", "grad", "d_scores")],
-        ("scratch", POINTER),
-    )
 
 
 @pytest.fixture
 def ops():
     yield ops_library()
     ops_library().reset()
-
-
-def accumulator(dtype):
-    return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-def head_arguments(call, x, edge_dtype, scale):
-    shape = {"n_heads": x.shape[1], "n_channels": x.shape[2], "scale": scale}
-    kinds = DTYPES.index(x.dtype), DTYPES.index(edge_dtype)
-    return HeadsArgs(a=call.csr, dtype=kinds[0], edge_dtype=kinds[1], **shape)
-
-
-def scratch_of(call, function, args):
-    scratch_bytes = getattr(call.library.dll, function)
-    scratch_bytes.restype = INT64
-    n_bytes = scratch_bytes(ctypes.byref(args))
-    args.scratch, _ = call.memory.output("scratch", (n_bytes,), torch.uint8)
-
-
-def run_spmm(library, x, w, scale, *graph, split, offset=0):
-    """x [M, H, C], w [E, H] -> [N, H, C]"""
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, graph, split)
-        args = head_arguments(call, x, w.dtype, scale)
-        args.x, args.x_stride = call.matrix("x", x.flatten(1), offset)
-        args.w = call.optional("w", w)
-        scratch_of(call, "gnn_heads_spmm_cuda_scratch", args)
-        shape, at = (args.a.n_rows, *x.shape[1:]), offset * x.element_size()
-        args.y, y = memory.output("y", shape, x.dtype, at)
-        library.call("gnn_heads_spmm_cuda", ctypes.byref(args), ctypes.c_uint64(0))
-        return y.clone()
-
-
-def run_sddmm(library, u, v, scale, edge_dtype, *graph, split, offset=0):
-    """u [N, H, C], v [M, H, C] -> [E, H]"""
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, graph, split)
-        args = head_arguments(call, u, edge_dtype, scale)
-        args.u, args.u_stride = call.matrix("u", u.flatten(1), offset)
-        args.v, args.v_stride = call.matrix("v", v.flatten(1), offset)
-        args.z, z = memory.output("z", (args.a.n_edges, u.shape[1]), edge_dtype)
-        library.call("gnn_heads_sddmm_cuda", ctypes.byref(args), ctypes.c_uint64(0))
-        return z.clone()
-
-
-def run_softmax(library, scores, *graph, split):
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, graph, split)
-        dtype, n_heads = DTYPES.index(scores.dtype), scores.shape[1]
-        args = SoftmaxArgs(a=call.csr, dtype=dtype, n_heads=n_heads)
-        args.scores = call.optional("scores", scores)
-        args.alpha, alpha = memory.output("alpha", tuple(scores.shape), scores.dtype)
-        scratch_of(call, "gnn_edge_softmax_cuda_scratch", args)
-        library.call("gnn_edge_softmax_cuda", ctypes.byref(args), ctypes.c_uint64(0))
-        return alpha.clone()
-
-
-def run_softmax_vjp(library, alpha, grad, *graph, split):
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, graph, split)
-        dtype, n_heads = DTYPES.index(alpha.dtype), alpha.shape[1]
-        args = SoftmaxArgs(a=call.csr, dtype=dtype, n_heads=n_heads)
-        args.alpha = call.optional("alpha", alpha)
-        args.grad = call.optional("grad", grad)
-        args.d_scores, ds = memory.output("d_scores", tuple(alpha.shape), alpha.dtype)
-        scratch_of(call, "gnn_edge_softmax_cuda_scratch", args)
-        stream = ctypes.c_uint64(0)
-        library.call("gnn_edge_softmax_vjp_cuda", ctypes.byref(args), stream)
-        return ds.clone()
 
 
 def integers(*shape, seed=0):

@@ -7,7 +7,12 @@ import cuda_ops
 import pytest
 import torch
 from cuda_executor import Refused
-from cuda_ops import DTYPES, ENUM, INT64, POINTER, Call, Csr, in_all_orders, ops_library
+from cuda_ops import DTYPES, accumulator, in_all_orders, ops_library
+from cuda_ops_reduce import (
+    SoftmaxAggregateArgs,
+    run_softmax_aggregate,
+    run_softmax_aggregate_vjp,
+)
 
 import gnnoffload as go
 
@@ -16,79 +21,6 @@ pytestmark = pytest.mark.law(1, 2)
 DEGREES = [0, 1, 3, 0, 257, 256, 600, 2, 0]
 N_SRC, N_DST = 30, len(DEGREES)
 INF = float("inf")
-
-
-class SoftmaxArgs(ctypes.Structure):
-    _fields_ = (
-        ("a", Csr),
-        ("dtype", ENUM),
-        *[(name, ctypes.c_bool) for name in ("relu", "semi_grad")],
-        ("eps", ctypes.c_double),
-        ("n_features", INT64),
-        *[(f"{name}_stride", INT64) for name in ("x", "edge", "grad")],
-        *[(name, POINTER) for name in ("x", "edge", "t", "y", "out_acc", "lse")],
-        *[(name, POINTER) for name in ("grad", "d_x", "d_edge", "d_t", "scratch")],
-    )
-
-
-def accumulator(dtype):
-    return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-def arguments(call, x, edge, t, relu, offset=0):
-    args = SoftmaxArgs(a=call.csr, dtype=DTYPES.index(x.dtype), relu=relu, eps=0.25)
-    args.n_features = x.shape[1]
-    args.x, args.x_stride = call.matrix("x", x, offset)
-    if edge.numel():
-        args.edge, args.edge_stride = call.matrix("edge", edge, offset)
-    args.t = call.memory.input("t", t)
-    return args
-
-
-def scratch_of(call, function, args):
-    scratch_bytes = getattr(call.library.dll, function)
-    scratch_bytes.restype = INT64
-    n_bytes = scratch_bytes(ctypes.byref(args))
-    args.scratch, _ = call.memory.output("scratch", (n_bytes,), torch.uint8)
-
-
-def run_forward(library, x, edge, t, relu, *graph, split, offset=0):
-    """y, out_acc and lse, each as float64, one after the other"""
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, graph, split)
-        args = arguments(call, x, edge, t, relu, offset)
-        shape, outputs = (args.a.n_rows, x.shape[1]), []
-        for name in ("y", "out_acc", "lse"):
-            dtype = x.dtype if name == "y" else t.dtype
-            at, out = memory.output(name, shape, dtype, offset * dtype.itemsize)
-            setattr(args, name, at)
-            outputs.append(out)
-        scratch_of(call, "gnn_softmax_aggregate_cuda_scratch", args)
-        stream = ctypes.c_uint64(0)
-        library.call("gnn_softmax_aggregate_cuda", ctypes.byref(args), stream)
-        return torch.stack([out.double() for out in outputs])
-
-
-def run_vjp(library, x, edge, t, relu, out, lse, grad, semi, wants, *graph, split):
-    """What is wanted of the gradients of x, edge and t, as float64 in a row"""
-    rowptr, col, eid, colptr, row, ceid, n_rows, n_cols = graph
-    back = colptr, row, ceid, rowptr, col, eid, n_cols, n_rows
-    with cuda_ops.Memory(library) as memory:
-        call = Call(library, memory, back, split)
-        args = arguments(call, x, edge, t, relu)
-        args.semi_grad = semi
-        args.grad, args.grad_stride = call.matrix("grad", grad)
-        args.out_acc, args.lse = memory.input("out_acc", out), memory.input("lse", lse)
-        results = []
-        for name, like in (("d_x", x), ("d_edge", edge), ("d_t", t)):
-            if name in wants and like.numel():
-                at, tensor = memory.output(name, tuple(like.shape), like.dtype)
-                setattr(args, name, at)
-                results.append(tensor)
-        scratch_of(call, "gnn_softmax_aggregate_vjp_cuda_scratch", args)
-        stream = ctypes.c_uint64(0)
-        library.call("gnn_softmax_aggregate_vjp_cuda", ctypes.byref(args), stream)
-        return torch.cat([tensor.double().flatten() for tensor in results])
 
 
 def oracle(edges, n_dst, x, edge, t, relu, semi=False):
@@ -131,7 +63,7 @@ ROUNDING |= {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}
 @pytest.mark.parametrize("width, relu", [(1, False), (7, True), (40, True), (8, False)])
 def test_softmax_aggregate_and_its_gradients(width, relu, with_edge, dtype):
     edges, graph, x, edge, t, grad = case(width, dtype, with_edge)
-    y, out, lse = in_all_orders(run_forward, x, edge, t, relu, *graph)
+    y, out, lse = in_all_orders(run_softmax_aggregate, x, edge, t, relu, *graph)
     inputs = [a.double().requires_grad_() for a in (x, edge, t)]
     expected, expected_lse = oracle(edges, N_DST, *inputs, relu)
     exact = ROUNDING[torch.float64 if dtype is torch.float64 else torch.float32]
@@ -150,24 +82,28 @@ def test_softmax_aggregate_and_its_gradients(width, relu, with_edge, dtype):
         )  # fmt: skip
         of = inputs if not semi else inputs[:-1]
         wanted = torch.autograd.grad(expected, of, grad.double())
-        got = run_vjp(ops_library(), *args, semi, wants, *graph, split=True)
+        got = run_softmax_aggregate_vjp(
+            ops_library(), *args, semi, wants, *graph, split=True
+        )
         both = torch.cat([g.flatten() for g in wanted])
         bound = max(1.0, both.abs().max().item()) * ROUNDING[dtype]
         torch.testing.assert_close(got, both, rtol=ROUNDING[dtype], atol=bound)
     for wants in (("d_x",), ("d_edge",), ("d_x", "d_edge")):
         if with_edge or wants == ("d_x",):
-            in_all_orders(run_vjp, *args, False, wants, *graph)
+            in_all_orders(run_softmax_aggregate_vjp, *args, False, wants, *graph)
 
 
 def test_gradient_of_t_in_all_orders():
     """The same items take part whatever the order of lanes; they are those of the list
     of heavy rows, so that one is kept."""
     _, graph, x, edge, t, grad = case(33, torch.float32, True)
-    _, out, lse = run_forward(ops_library(), x, edge, t, True, *graph, split=True)
+    _, out, lse = run_softmax_aggregate(
+        ops_library(), x, edge, t, True, *graph, split=True
+    )
     args = (x, edge, t, True, out.float(), lse.float(), grad, False, ("d_t",))
 
     def with_list(library, *all_args, split):
-        return run_vjp(library, *all_args, split=True)
+        return run_softmax_aggregate_vjp(library, *all_args, split=True)
 
     in_all_orders(with_list, *args, *graph)
 
@@ -180,9 +116,9 @@ def test_many_partials_of_t():
     graph = go.Graph(edges, (11, n // 4)).args(with_csc=True)
     x, t = torch.randn(11, 2).double(), torch.ones(2).double()
     none, grad = torch.empty(0).double(), torch.randn(n // 4, 2).double()
-    _, out, lse = run_forward(few, x, none, t, False, *graph, split=True)
+    _, out, lse = run_softmax_aggregate(few, x, none, t, False, *graph, split=True)
     args = (x, none, t, False, out, lse, grad, False, ("d_t",), *graph)
-    got = run_vjp(few, *args, split=True)
+    got = run_softmax_aggregate_vjp(few, *args, split=True)
     t64 = t.clone().requires_grad_()
     m = x[edges[0]].view(-1, 4, 2)
     y = ((m * t64).softmax(1) * m).sum(1)
@@ -197,25 +133,27 @@ def test_infinities_and_nan():
     edges = torch.stack((torch.arange(8), torch.arange(4).repeat_interleave(2)))
     graph = go.Graph(edges, (8, 4)).args()
     none = torch.empty(0)
-    y = in_all_orders(run_forward, x, none, torch.ones(4), False, *graph)[0]
+    y = in_all_orders(run_softmax_aggregate, x, none, torch.ones(4), False, *graph)[0]
     assert y.isnan().all(1).tolist() == [True, True, True, False]
     assert torch.equal(y[3], torch.ones(4).double())
 
 
 def test_pointers_off_by_an_element_and_rows_apart():
     _, graph, x, edge, t, _ = case(8, torch.float32, True)
-    expected = in_all_orders(run_forward, x, edge, t, True, *graph)
+    expected = in_all_orders(run_softmax_aggregate, x, edge, t, True, *graph)
     apart = torch.zeros(N_SRC, 12)
     apart[:, :8] = x
     for given, offset in ((x, 1), (apart[:, :8], 0)):
         args = (given, edge, t, True, *graph)
-        got = in_all_orders(run_forward, *args, offset=offset)
+        got = in_all_orders(run_softmax_aggregate, *args, offset=offset)
         assert torch.equal(got, expected)
 
 
 def test_sizes_and_layout(tmp_path):
-    args = SoftmaxArgs(n_features=2**30)
+    args = SoftmaxAggregateArgs(n_features=2**30)
     for op in ("softmax_aggregate", "softmax_aggregate_vjp"):
         with pytest.raises(Refused, match=f"{op}: number of features must be in"):
             ops_library().call(f"gnn_{op}_cuda", ctypes.byref(args), 0)
-    cuda_ops.check_layout({"gnn_softmax_aggregate_args": SoftmaxArgs}, tmp_path)
+    cuda_ops.check_layout(
+        {"gnn_softmax_aggregate_args": SoftmaxAggregateArgs}, tmp_path
+    )

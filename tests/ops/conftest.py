@@ -13,26 +13,69 @@ import pytest
 import torch
 from graph_cases import GRAPHS
 
-from gnnoffload import _C, _dispatch, _dispatch_attention
+from gnnoffload import (
+    _C,
+    _dispatch,
+    _dispatch_attention,
+    _dispatch_heads,
+    _dispatch_reduce,
+    _dispatch_softmax_aggregate,
+)
 
 sys.path.append(str(Path(__file__).parents[1] / "cuda_on_cpu"))
 
 ON_BOTH = {
     *("test_spmm_values", "test_spmm_exact", "test_spmm_bound", "test_properties"),
     *("test_spmm_twice_differentiable", "test_sddmm_twice_differentiable"),
+    *("test_edge_softmax_literal", "test_edge_softmax", "test_products_by_head"),
+    *("test_no_head_and_no_channel", "test_odd_scores", "test_edge_softmax_twice"),
+    *("test_products_by_head_twice", "test_softmax_thrice"),
+    *("test_reductions.test_literal", "test_reductions.test_every_graph"),
+    *("test_ties_share_the_gradient_evenly", "test_every_subset"),
+    *("test_as_scatter_reduce_but_for_its_phantom_zero",),
+    *("test_a_mean_far_from_zero_costs_no_digits",),
+    *("test_nan_wins_and_infinity_is_a_number", "test_smallest_argument"),
+    *("test_one_of_several_gradients_is_enough",),
+    *("test_softmax_aggregate.test_literal", "test_softmax_aggregate.test_every_graph"),
+    *("test_large_exponents_and_what_is_not_finite",),
 }
 ATTENTION = {"test_gat_literal", "test_gatv2_literal", "test_dot_literal"}
 ATTENTION |= {"test_options", "test_a_bad_score_stays_in_its_row_and_head"}
-LONG_THERE = {"test_hub", "test_order"}  # lane by lane; or without a kernel
+EXECUTED = ("cuda_ops", "cuda_ops_heads", "cuda_ops_reduce", "attention_ops")
+DISPATCHED = {  # module: {its name of an op: the function that stands for it}
+    _dispatch: {"spmm_op": "spmm", "sddmm_op": "sddmm"},
+    _dispatch_attention: {
+        "attention_op": "attention",
+        "dst_vjp_op": "attention_dst_vjp",
+        "src_vjp_op": "attention_src_vjp",
+    },
+    _dispatch_heads: {
+        "edge_softmax_op": "edge_softmax",
+        "edge_softmax_vjp_op": "edge_softmax_vjp",
+        "heads_spmm_op": "heads_spmm",
+        "heads_sddmm_op": "heads_sddmm",
+    },
+    _dispatch_reduce: {
+        "aggregate_op": "aggregate",
+        "aggregate_vjp_op": "aggregate_vjp",
+    },
+    _dispatch_softmax_aggregate: {
+        "softmax_op": "softmax_aggregate",
+        "softmax_vjp_op": "softmax_aggregate_vjp",
+    },
+}
+LONG_THERE = {"test_hub", "test_order", "test_smallest_argument"}
+# lane by lane; or without a kernel
+LONG_THERE |= {"test_products_by_head", "test_products_by_head_twice"}
 
 
 def pytest_generate_tests(metafunc):
-    attends = metafunc.module.__name__ == "test_attention_values"
-    if attends and metafunc.function.__name__ in ATTENTION:
+    module, function = metafunc.module.__name__, metafunc.function.__name__
+    if module == "test_attention_values" and function in ATTENTION:
         devices = ["cpu", "cuda_on_cpu"]
         metafunc.parametrize("device", devices, indirect=True, scope="module")
-    if ON_BOTH & {metafunc.module.__name__, metafunc.function.__name__}:
-        slow = pytest.mark.slow if metafunc.function.__name__ in LONG_THERE else ()
+    if ON_BOTH & {module, function, f"{module}.{function}"}:
+        slow = pytest.mark.slow if function in LONG_THERE else ()
         devices = ["cpu", pytest.param("cuda_on_cpu", marks=slow)]
         if torch.cuda.is_available() and _C.build_facts()["cuda"]:
             devices.append("cuda")
@@ -45,21 +88,19 @@ def device(request):
     if device == "cpu":
         yield device
         return
-    ops = importlib.import_module(
-        {"cuda_on_cpu": "cuda_ops", "cuda": "gpu_ops"}[device]
+    first, *more = (
+        importlib.import_module(name)
+        for name in {"cuda_on_cpu": EXECUTED, "cuda": ("gpu_ops",)}[device]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_dispatch, "spmm_op", ops.spmm)
-        patch.setattr(_dispatch, "sddmm_op", ops.sddmm)
-        if device == "cuda_on_cpu":
-            attention = importlib.import_module("attention_ops")
-            patch.setattr(_dispatch_attention, "attention_op", attention.attention)
-            for name in ("dst_vjp", "src_vjp"):
-                kernel = getattr(attention, f"attention_{name}")
-                patch.setattr(_dispatch_attention, f"{name}_op", kernel)
-        before = ops.n_calls
+        for ops in (first, *more):
+            for module, names in DISPATCHED.items():
+                for name, op in names.items():
+                    if hasattr(ops, op):
+                        patch.setattr(module, name, getattr(ops, op))
+        before = first.n_calls
         yield device
-        assert ops.n_calls > before, f"no kernel ran on {device}"
+        assert first.n_calls > before, f"no kernel ran on {device}"
 
 
 @pytest.fixture(params=GRAPHS, ids=lambda name: name.replace(" ", "-"))

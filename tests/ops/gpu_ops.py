@@ -1,18 +1,36 @@
 """The ops on a GPU for tests that speak CPU tensors: there, run, and back.
 
-`spmm` and `sddmm` have the signatures of the dispatcher ops, so that a test can put
-them where those are. Each call runs with and without the list of heavy rows and once
+Each name in OPS is a function with the signature of the dispatcher op, to be put where
+that is. Each call runs with and without the list of heavy rows and once
 more with it: every result must have the same bits.
 """
 
 import torch
 
-from gnnoffload import _dispatch
+from gnnoffload import (
+    _dispatch,
+    _dispatch_heads,
+    _dispatch_reduce,
+    _dispatch_softmax_aggregate,
+)
 from gnnoffload._graph_cuda import split_rows
 
-FIRST_OF_GRAPH = {"spmm": 4, "sddmm": 4}  # rowptr's place among the arguments
+OPS = {  # name: the op, and rowptr's place among its arguments
+    "spmm": (_dispatch.spmm_op, 4),
+    "sddmm": (_dispatch.sddmm_op, 4),
+    "edge_softmax": (_dispatch_heads.edge_softmax_op, 1),
+    "edge_softmax_vjp": (_dispatch_heads.edge_softmax_vjp_op, 2),
+    "heads_spmm": (_dispatch_heads.heads_spmm_op, 2),
+    "heads_sddmm": (_dispatch_heads.heads_sddmm_op, 2),
+    "aggregate": (_dispatch_reduce.aggregate_op, 2),
+    "aggregate_vjp": (_dispatch_reduce.aggregate_vjp_op, 14),
+    "softmax_aggregate": (_dispatch_softmax_aggregate.softmax_op, 3),
+    "softmax_aggregate_vjp": (_dispatch_softmax_aggregate.softmax_vjp_op, 6),
+}
+FIRST_OF_GRAPH = {name: place for name, (_, place) in OPS.items()}
+REAL = {name: op for name, (op, _) in OPS.items()}
+OF_ITEMS = {"softmax_aggregate_vjp"}  # a sum over work items, which the list decides
 COLPTR = 3  # after rowptr
-REAL = {"spmm": _dispatch.spmm_op, "sddmm": _dispatch.sddmm_op}
 DEVICE = "cuda"
 n_calls = 0  # so that a test can see that it came here
 
@@ -25,20 +43,25 @@ def on_gpu(name, args):
     for place in (FIRST_OF_GRAPH[name], FIRST_OF_GRAPH[name] + COLPTR):
         if split[place].numel() > 0:
             split[place] = split_rows(split[place])
-    results = [REAL[name](*form).cpu() for form in (split, there, split)]
+    forms = (split, split if name in OF_ITEMS else there, split)
+    results = [on_cpu(REAL[name](*form)) for form in forms]
     for result in results[1:]:
-        assert torch.equal(bits(result), bits(results[0])), f"other bits in {name}"
-    return results[0]
+        for one, first in zip(result, results[0], strict=True):
+            assert torch.equal(bits(one), bits(first)), f"other bits in {name}"
+    return results[0] if len(results[0]) > 1 else results[0][0]
+
+
+def on_cpu(result):
+    return tuple(y.cpu() for y in (result if isinstance(result, tuple) else [result]))
 
 
 def bits(x):
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return x.view(integers[x.element_size()])
 
 
-def spmm(*args):
-    return on_gpu("spmm", args)
-
-
-def sddmm(*args):
-    return on_gpu("sddmm", args)
+def __getattr__(name):
+    """The op of that name, there and back."""
+    if name not in OPS:
+        raise AttributeError(name)
+    return lambda *args: on_gpu(name, args)
