@@ -36,8 +36,8 @@ LAYERS = {
     "PNA": Layer(pna),
     "GEN": Layer(lambda nn, f, h: nn.GENConv(f, f, aggr="softmax", learn_t=True)),
     "ResGated": Layer(lambda nn, f, h: nn.ResGatedGraphConv(f, f)),
-    # of 21 million maxima some are near ties: one in a million is another edge in another
-    # rounding, and takes its gradient elsewhere
+    # of millions of maxima some are near ties: another rounding picks another edge,
+    # and the gradient goes there
     "EdgeConv": Layer(edge_conv, bar=3, tolerance=1e-3),
 }
 # (graph, F, H, dtype, with build)
