@@ -120,7 +120,7 @@ def _backward(how, inputs, needs, grad_y):
         if needs_v:
             part.add_gradient(grad_v, SRC, grad_z, part.col)
         if needs_weight:
-            grad_weight += grad_z.t() @ part.attributes(edge_attr)
+            grad_weight += (part.attributes(edge_attr).t() @ grad_z).t()
         if needs_attr:
             part.put_attributes(grad_attr, grad_z @ weight)
     if needs_v:

@@ -89,7 +89,7 @@ class GENConv(PyGGENConv):
         )
         if not fused:
             return self._in_chunks(graph, x_src, x_dst, edge_attr)
-        edge = self.lin_edge(edge_attr) if hasattr(self, "lin_edge") else edge_attr
+        edge = self._edge(edge_attr)
         assert x_src.size(-1) == edge.size(-1)  # as PyG
         if type(module) is SoftmaxAggregation:
             return _aggregators.softmax_with_edges(graph, x_src, edge, module, self.eps)
@@ -99,6 +99,16 @@ class GENConv(PyGGENConv):
             return y + self.eps * degree.clamp(max=1)
         y = gine(graph, x_src, edge) + self.eps * degree
         return y if names[0] == "sum" else y / degree.clamp(min=1)
+
+    def _edge(self, edge_attr):
+        """[E, edge_dim] -> [E, out]"""
+        lin = getattr(self, "lin_edge", None)
+        if lin is None:
+            return edge_attr
+        if not _guard.is_plain(lin) or lin.weight.dtype is not edge_attr.dtype:
+            return lin(edge_attr)
+        y = edge_attr @ lin.weight.t().contiguous()  # see PNAConv: a quicker backward
+        return y if lin.bias is None else y + lin.bias
 
     def _in_chunks(self, graph, x_src, x_dst, edge_attr):
         size = (graph.num_src, graph.num_dst)
