@@ -65,8 +65,10 @@ def threads():
 
 
 @pytest.mark.law(2)
-@pytest.mark.parametrize("case", [c for c in CASES if c != "gatv2 attr-20"])
+@pytest.mark.parametrize("case", [c for c in CASES if "attr" not in c])
 def test_threads_change_no_bit(case, threads):
+    """Without "attr": torch projects those, and its matrix product has other bits for
+    other numbers of threads."""
     torch.manual_seed(0)
     n, n_edges = 300, 20_000
     edges = torch.randint(n, (2, n_edges))
