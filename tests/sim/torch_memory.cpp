@@ -51,16 +51,17 @@ struct SimAllocator final : c10::Allocator {
 extern "C" {
 
 void torch_memory_install(Alloc alloc, Free give) {
-    static SimAllocator allocator;
     sim_alloc = alloc;
     sim_free = give;
-    c10::SetCPUAllocator(&allocator, 100);
 }
 
-/* A new machine: what is alive belongs to none any more. */
+/* A new machine: what is alive belongs to none any more. Off, torch has its own allocator
+ * back: some of its ops (oneDNN's GELU) want the raw interface, which ours lacks. */
 void torch_memory_switch(int is_on) {
+    static SimAllocator allocator;
     generation++;
     on = is_on != 0;
+    c10::SetCPUAllocator(on ? &allocator : c10::GetDefaultCPUAllocator(), 100);
 }
 
 void torch_memory_stream(uint64_t current) {
