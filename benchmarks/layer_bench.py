@@ -5,7 +5,9 @@ A case is a layer on a graph. All contenders carry the same parameters; their ou
 and gradients (of x and of every parameter) are checked against PyG's layer in float64
 first. Then memory: the peak of resident bytes over what was there before, one step
 each, with freed blocks going back to the kernel at once. Then time: interleaved in
-rotating order in one process, on one thread, by process CPU time.
+rotating order in one process, on one thread, by process CPU time; with the allocator
+as a process finds it, where a large temporary pays for its pages each time it is made
+(`--recycle` frees everyone of that).
 """
 
 import argparse
@@ -190,7 +192,7 @@ def run_case(name, layer, case, args, dgl):
     del exact
     fallbacks = [r for found in _fallback.counts().values() for r in found["fallback"]]
     memory = {key: peak_extra_bytes(step) for key, step in steps.items()}
-    measure.recycle_memory()
+    (measure.recycle_memory if args.recycle else measure.plain_memory)()
     slow = {key: 2 for key in ("pyg", "pyg_sorted")}
     seconds = measure.interleave(steps, args.rounds, time.process_time, every=slow)
     return_memory()
@@ -307,6 +309,11 @@ def main(title, layers, matrix, quick, argv=None):
     parser.add_argument("--graphs", nargs="+", help="only these graphs")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dgl", help="folder that holds DGL 2.1 (see layer_peers.py)")
+    parser.add_argument(
+        "--recycle",
+        action="store_true",
+        help="keep freed memory, so that no contender pays for fresh pages",
+    )
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
 
@@ -332,6 +339,7 @@ def main(title, layers, matrix, quick, argv=None):
     if not (args.no_save or args.quick or args.layers or args.graphs):
         result = measure.facts(["torch", "torch_geometric"])
         result["versions"]["dgl"] = layer_peers.version(args.dgl) if args.dgl else None
-        result |= {"summary": lines, "cases": done}
-        measure.save(title.split()[0].lower().rstrip(":"), result)
+        result |= {"recycle": args.recycle, "summary": lines, "cases": done}
+        name = title.split()[0].lower().rstrip(":")
+        measure.save(f"{name}_recycle" if args.recycle else name, result)
     return done

@@ -21,12 +21,21 @@ def recycle_memory():
     By default a block of 32 MiB or more goes back to the kernel when freed, and a fresh
     page costs more than the product that fills it: timings would compare page faults.
     """
-    mmap_threshold, trim_threshold, top_pad = -3, -1, -2
+    _allocator(mmap_threshold=2**30, trim_threshold=2**31 - 1, top_pad=2**28)
+
+
+def plain_memory():
+    """What glibc itself comes to in a process that sets nothing: blocks of 32 MiB or
+    more are mapped anew each time, which every contender pays for its own."""
+    _allocator(mmap_threshold=2**25, trim_threshold=2**26, top_pad=2**17)
+
+
+def _allocator(**values):
+    number = {"mmap_threshold": -3, "trim_threshold": -1, "top_pad": -2}
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(top_pad, 2**28)
+        for name, value in values.items():
+            libc.mallopt(number[name], value)
     except (OSError, AttributeError):
         print("note: not glibc, freed memory may go back to the kernel")
 
