@@ -144,3 +144,29 @@ extern "C" gnn_status packs_and_bits(const uint32_t *x, uint32_t *y) {
     return gnn_launch(packs_and_bits_kernel, dim3(1), dim3(32), 0, 0, (const uint4 *)x,
                       (uint4 *)y, (int *)(y + 128));
 }
+
+/* ----------------------------------------------------------------------- exp, log, sqrt */
+
+__global__ void functions_float_kernel(const float *x, float *y, int n) {
+    const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i < n) {
+        y[i] = expf(x[i]);
+        y[n + i] = logf(x[i]);
+        y[2 * n + i] = sqrtf(x[i]);
+    }
+}
+__global__ void functions_double_kernel(const double *x, double *y, int n) {
+    const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i < n) {
+        y[i] = exp(x[i]);
+        y[n + i] = log(x[i]);
+        y[2 * n + i] = sqrt(x[i]);
+    }
+}
+extern "C" gnn_status functions(const void *x, void *y, int n, int dtype) {
+    const dim3 grid(unsigned(n + 127) / 128), block(128);
+    return dtype == GNN_F32 ? gnn_launch(functions_float_kernel, grid, block, 0, 0,
+                                         (const float *)x, (float *)y, n)
+                            : gnn_launch(functions_double_kernel, grid, block, 0, 0,
+                                         (const double *)x, (double *)y, n);
+}

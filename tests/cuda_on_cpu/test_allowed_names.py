@@ -82,7 +82,7 @@ OURS = re.compile(
     r"__tsan_|__ubsan_|_ZN4exec|gnn_"  # hooks, the executor, the C core
     r"|__popcount|_Unwind_|__gxx_personality|_GLOBAL_OFFSET_TABLE_"  # the compiler's
     r"|__tls_get_addr$"  # the address of shared memory
-    r"|(exp|log)f?$"  # numbers in, a number out
+    r"|(exp|log|sqrt)f?$"  # numbers in, a number out
 )
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from golden import build_for_gpu, differences, floats, on_executor, questions
+from golden import ULPS, build_for_gpu, differences, floats, on_executor, questions
 
 
 def answer(library, wanted):
@@ -26,6 +26,18 @@ def test_narrowing_rounds_to_nearest_even(right, dtype):
     assert differences(y, x.to(dtype)) == 0
     assert torch.equal(x.view(torch.int32), floats().view(torch.int32))
     assert x.isnan().any() and x.isinf().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_functions_are_near_the_rounded_ones(right, dtype):
+    x, y = answer(right, f"exp, log, sqrt {dtype}")
+    for got, function in zip(y, (torch.exp, torch.log, torch.sqrt), strict=True):
+        exact = function(x.double()).to(dtype)
+        assert differences(got, exact, ULPS) == 0
+        if dtype is torch.float32:
+            far = torch.nextafter(exact, exact + exact.abs())
+            far = far + 4 * (far - exact)
+            assert differences(far, exact, ULPS) > x.numel() / 10  # it can fail
 
 
 def test_packs_and_bits(right):
