@@ -22,7 +22,7 @@ def test_names():
 
 def test_calls():
     GCNConv(4, 2)(X, EDGES)
-    SAGEConv(4, 2, aggr="median")(X, EDGES)
+    SAGEConv(4, 2, aggr="mul")(X, EDGES)
 """
 BAD = """
 def test_unexpected():
@@ -47,7 +47,7 @@ def test_the_plugin_rebinds_and_reports(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 passed" in run.stdout
     assert "GCNConv      fast      1  fallback     0  100.0%" in run.stdout
-    assert "1 x aggr=median (by design)" in run.stdout
+    assert "1 x aggr=mul (by design)" in run.stdout
 
 
 @pytest.mark.slow

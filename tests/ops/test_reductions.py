@@ -213,9 +213,14 @@ def test_smallest_argument(degree, bits):
     assert arg.dtype is {8: torch.int8, 16: torch.int16, 32: torch.int32}[bits]
     assert arg[1].tolist() == [degree - 1, -degree, 0]
     assert (arg[0] == -1).all()
-    if bits > 8:
-        with pytest.raises(RuntimeError, match="arguments need rows of at most"):
-            op(x.detach(), absent, *args, 8, bits // 2, False)
+
+
+def test_an_argument_too_small_for_a_row_is_refused():
+    """By the CPU's op; a device does not read the degrees, Python picks the size."""
+    graph = go.Graph(torch.stack((torch.arange(129), torch.zeros(129).long())))
+    absent, op = torch.empty(0), _dispatch_reduce.aggregate_op
+    with pytest.raises(RuntimeError, match="int8 arguments need rows of at most 128"):
+        op(torch.zeros(129, 3), absent, *graph.args(), 8, 8, False)
 
 
 @pytest.mark.law(2)
