@@ -120,6 +120,21 @@ def table(found, version):
     return "\n".join(lines) + "\n"
 
 
+def reviewed():
+    """What registers.txt says: (nvcc, {(kernel, arch): (registers, shared bytes)})."""
+    lines = TABLE.read_text().splitlines()
+    version = re.search(r"nvcc (\S+);", lines[0])[1]
+    archs = [int(arch) for arch in lines[2].split()[1:]]
+    found = {}
+    for line in lines[3:]:
+        words = line.split()
+        kernel, cells = " ".join(words[: -len(archs)]), words[-len(archs) :]
+        for arch, cell in zip(archs, cells, strict=True):
+            registers, _, shared = cell.partition("+")
+            found[kernel, arch] = int(registers), int(shared or 0)
+    return version, found
+
+
 def ptx_of(source, arch=80):
     """{kernel: its PTX instructions, without predicates}"""
     said = nvcc(*FLAGS, f"-arch=compute_{arch}", "-ptx", "-o", "/dev/stdout", source)
