@@ -42,6 +42,22 @@ skipped = []  # (place, reason) of skips that are not allowed
 outcomes = defaultdict(Counter)  # law -> {(file, "passed" | "failed"): tests}
 
 
+def make_each_fusing_layer_of_pyg():
+    """PyG compiles `propagate` once for a class, as the first instance needs it: after
+    a first SAGEConv(aggr="mul") no SAGEConv takes a sparse matrix. So the first one is
+    plain, whichever tests run."""
+    try:
+        import torch_geometric.nn as pyg
+    except ImportError:
+        return
+    pyg.SAGEConv(1, 1), pyg.SimpleConv(), pyg.GraphConv(1, 1)
+    pyg.GINConv(pyg.Linear(1, 1))
+
+
+def pytest_sessionstart():
+    make_each_fusing_layer_of_pyg()
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "law(n, ...): proves laws of docs/design.md")
     config.addinivalue_line(
