@@ -10,9 +10,8 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._chunked import in_chunks
+from gnnoffload.nn._degree_product import degree_product
 from gnnoffload.reductions import aggregate
-
-SHIFTED = ("mean", "min", "max")  # by what is added to all messages of a destination
 
 
 def _serves(module):
@@ -60,12 +59,12 @@ class PNAConv(PyGPNAConv):
         _fallback.count_fast("PNAConv")
         if len(self.pre_nns[0]) > 1:
             return self._through_messages(x, adj.graph, edge_attr)
-        statistics = self._statistics(x, adj.graph, edge_attr)
-        scales = self._scales(adj.graph, x.dtype)
-        return self.lin(self._post(x, statistics, scales))
+        return self.lin(
+            self._post(x, adj.graph, *self._statistics(x, adj.graph, edge_attr))
+        )
 
     def _statistics(self, x, graph, edge_attr):
-        """[N, towers, statistics, F_in]"""
+        """{name: [N, towers * F_in]} of the messages without a, and a"""
         width, first = self.F_in, [nn[0] for nn in self.pre_nns]
         on_dst, on_src, on_edge = (
             [lin.weight[:, k * width : (k + 1) * width] for lin in first]
@@ -81,16 +80,7 @@ class PNAConv(PyGPNAConv):
             product = encoder.weight.t() @ weight.t()
             c = torch.addmm(weight @ encoder.bias, edge_attr, product)
         names = _aggregators.statistics(self.aggr_module.aggr)
-        degree = graph.degree.view(-1, 1).to(a.dtype)
-        shift = a * degree.clamp(max=1)  # destinations without edges stay 0
-        result = []
-        for name, y in zip(names, aggregate(graph, b, names, c), strict=True):
-            if name in SHIFTED:
-                y = y + shift
-            elif name == "sum":
-                y = torch.addcmul(y, a, degree)
-            result.append(y.view(-1, self.towers, width))
-        return torch.stack(result, dim=2)
+        return dict(zip(names, aggregate(graph, b, names, c), strict=True)), a
 
     def _project(self, x, weights):
         """[N, towers * F_in] of each tower's weight [F_in, F_in]"""
@@ -101,9 +91,8 @@ class PNAConv(PyGPNAConv):
             [linear(part, w) for part, w in zip(parts, weights, strict=True)], dim=1
         )
 
-    def _scales(self, graph, dtype):
-        """[N, scalers, 1]"""
-        degree = graph.degree.to(dtype).view(-1, 1)
+    def _scales(self, degree):
+        """degrees [n] -> [n, scalers]"""
         some, module = degree.clamp(min=1), self.aggr_module
         by_name = {
             "identity": lambda: torch.ones_like(degree),
@@ -114,22 +103,30 @@ class PNAConv(PyGPNAConv):
         }
         return torch.stack([by_name[name]() for name in module.scaler], dim=1)
 
-    def _post(self, x, statistics, scales):
-        """[N, out]: each tower's network of [x, scale * statistics for each scale]; its
-        first Linear, which sees the same statistics under every scale, is one product
-        scaled afterwards, so that no scaled copy is made."""
-        n_scales = scales.shape[1]
-        xs = [x] * self.towers
+    def _post(self, x, graph, statistics, shift):
+        """[N, out]: each tower's network of [x, scale * statistics for each scale], the
+        second part of its first Linear by `degree_product`."""
+        towers, width = self.towers, self.F_in
+        n_scales, n_statistics = len(self.aggr_module.scaler), len(statistics)
+        xs = [x] * towers
         if self.divide_input:
-            xs = x.view(-1, self.towers, self.F_in).unbind(1)
+            xs = x.view(-1, towers, width).unbind(1)
+        shifts, ys = [shift], [tuple(statistics.values())]
+        if towers > 1:  # the gradient of a split is a copy
+            shifts = shift.split(width, dim=1)
+            ys = zip(*(y.split(width, dim=1) for y in ys[0]), strict=True)
         outs = []
-        for x_t, stats, nn in zip(xs, statistics.unbind(1), self.post_nns, strict=True):
-            first, stats = nn[0], stats.flatten(1)
-            on_x = first.weight[:, : self.F_in]
-            on_stats = first.weight[:, self.F_in :].unflatten(1, (n_scales, -1))
-            parts = linear(stats, on_stats.transpose(0, 1).flatten(0, 1))
-            parts = parts.unflatten(1, (n_scales, -1))  # [N, scalers, F_out]
-            out = linear(x_t, on_x, first.bias) + (parts * scales).sum(dim=1)
+        for x_t, shift_t, ys_t, nn in zip(xs, shifts, ys, self.post_nns, strict=True):
+            first = nn[0]
+            on_x = first.weight[:, :width]
+            on_statistics = first.weight[:, width:].t()
+            out = linear(x_t, on_x, first.bias) + degree_product(
+                graph,
+                dict(zip(statistics, ys_t, strict=True)),
+                shift_t,
+                self._scales,
+                on_statistics.view(n_scales, n_statistics, width, -1),
+            )
             for module in nn[1:]:
                 out = module(out)
             outs.append(out)
