@@ -1,4 +1,5 @@
-"""aggregate: layers that reduce by maximum, by many reductions, by softmax, by a gate.
+"""aggregate: layers that reduce by maximum, by many reductions, by softmax, by a gate;
+"max" is the maximum alone, without a Linear.
 
     make bench OP=aggregate                     the whole matrix
     make bench OP=aggregate ARGS="--quick"      small graphs only
@@ -32,6 +33,7 @@ def edge_conv(nn, features, _):
 
 
 LAYERS = {
+    "max": Layer(lambda nn, f, h: nn.SimpleConv(aggr="max"), dgl_bar=2),
     "SAGE max": Layer(lambda nn, f, h: nn.SAGEConv(f, f, aggr="max"), dgl_bar=2),
     "PNA": Layer(pna),
     "GEN": Layer(lambda nn, f, h: nn.GENConv(f, f, aggr="softmax", learn_t=True)),

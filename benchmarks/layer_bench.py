@@ -5,9 +5,10 @@ A case is a layer on a graph. All contenders carry the same parameters; their ou
 and gradients (of x and of every parameter) are checked against PyG's layer in float64
 first. Then memory: the peak of resident bytes over what was there before, one step
 each, with freed blocks going back to the kernel at once. Then time: interleaved in
-rotating order in one process, on one thread, by process CPU time; with the allocator
-as a process finds it, where a large temporary pays for its pages each time it is made
-(`--recycle` frees everyone of that).
+rotating order in one process, on one thread, by process CPU time, each sample behind an
+untimed call of its own, as in a training loop; with the allocator as a process finds
+it, where a large temporary pays for its pages each time it is made (`--recycle` frees
+everyone of that).
 """
 
 import argparse
@@ -194,7 +195,9 @@ def run_case(name, layer, case, args, dgl):
     memory = {key: peak_extra_bytes(step) for key, step in steps.items()}
     (measure.recycle_memory if args.recycle else measure.plain_memory)()
     slow = {key: 2 for key in ("pyg", "pyg_sorted")}
-    seconds = measure.interleave(steps, args.rounds, time.process_time, every=slow)
+    seconds = measure.interleave(
+        steps, args.rounds, time.process_time, every=slow, settle=True
+    )
     return_memory()
     return {
         "layer": name,

@@ -98,20 +98,20 @@ def dgl_layers(folder):
 
         return forward
 
-    def sage_max(conv, edge_index, n):
+    def maximum(conv, edge_index, n):
         graph = graph_of(edge_index, n, False)
         is_empty = (graph.in_degrees() == 0)[:, None]
+        return lambda x: ops.copy_u_max(graph, x).masked_fill(is_empty, 0.0)
 
-        def forward(x):
-            y = ops.copy_u_max(graph, x).masked_fill(is_empty, 0.0)
-            return conv.lin_l(y) + conv.lin_r(x)
-
-        return forward
+    def sage_max(conv, edge_index, n):
+        aggregate = maximum(conv, edge_index, n)
+        return lambda x: conv.lin_l(aggregate(x)) + conv.lin_r(x)
 
     return {
         "GAT": gat,
         "GATv2": gatv2,
         "Transformer": transformer,
+        "max": maximum,
         "SAGE max": sage_max,
     }
 

@@ -40,13 +40,22 @@ def _allocator(**values):
         print("note: not glibc, freed memory may go back to the kernel")
 
 
-def interleave(contenders, rounds, clock=time.process_time, sample=4e-3, every=None):
+def interleave(
+    contenders,
+    rounds,
+    clock=time.process_time,
+    sample=4e-3,
+    every=None,
+    settle=False,
+):
     """Runs all contenders in rotating order; returns {name: seconds per round}.
 
     Args:
         contenders: {name: function without arguments}; one warm-up call each.
         sample: calls are repeated until one sample takes about this many seconds.
         every: {name: k}, the contender joins each k-th round only (NaN elsewhere).
+        settle: one call before each sample, so that the allocator and the caches are as
+            the contender's own last step left them, which is what a loop finds.
     """
     repeats = {}
     for name, run in contenders.items():
@@ -66,6 +75,8 @@ def interleave(contenders, rounds, clock=time.process_time, sample=4e-3, every=N
                     seconds[name].append(float("nan"))
                     continue
                 run, n = contenders[name], repeats[name]
+                if settle:
+                    run()
                 start = clock()
                 for _ in range(n):
                     run()
