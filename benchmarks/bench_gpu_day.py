@@ -19,7 +19,13 @@ from pathlib import Path
 import torch
 
 import gnnoffload as go
-from benchmarks import gpu_ledger, gpu_profile, gpu_stages, gpu_trace
+from benchmarks import (
+    gpu_attention,
+    gpu_ledger,
+    gpu_profile,
+    gpu_stages,
+    gpu_trace,
+)
 from gnnoffload._cuda_lane import device_named
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +41,17 @@ for features in (1, 7, 32, 257):
     sum(y.square().sum() for y in statistics).backward()
     go.softmax_aggregate(graph, x, 0.5).square().sum().backward()
     go.edge_softmax(graph, w).square().sum().backward()
+    if features == 257:
+        continue
+    heads = [
+        torch.randn(300, 3, features, device="cuda", requires_grad=True)
+        for _ in range(3)
+    ]
+    att = torch.randn(3, features, device="cuda", requires_grad=True)
+    go.dot_attention(graph, *heads, dropout=0.5).square().sum().backward()
+    go.gatv2(graph, *heads[:2], att).square().sum().backward()
+    scores = torch.randn(2, 300, 3, device="cuda", requires_grad=True).unbind(0)
+    go.gat(graph, heads[0], *scores).square().sum().backward()
 torch.cuda.synchronize()
 """
 
@@ -117,6 +134,7 @@ STAGES = {
     "trace": (trace, 50, True),
     "spmm": (gpu_stages.spmm, 30, True),
     "reductions": (gpu_stages.reductions, 20, True),
+    "attention": (gpu_attention.attention, 60, True),
     "offload": (gpu_stages.offload, 120, True),
     "golden": (golden, 40, False),
     "sanitizer": (sanitizer, 30, False),

@@ -38,6 +38,7 @@ def test_a_dry_run_is_a_valid_ledger_that_claims_no_gpu(ledger):
         "trace": "ok",
         "spmm": "ok",
         "reductions": "ok",
+        "attention": "ok",
         "offload": "ok",
         "golden": "skipped",
         "sanitizer": "skipped",
