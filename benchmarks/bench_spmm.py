@@ -3,6 +3,7 @@
     make bench OP=spmm                          the whole matrix
     make bench OP=spmm ARGS="--quick"           three small cases
     make bench OP=spmm ARGS="--graphs mesh6 --features 64 128"
+    make bench OP=spmm ARGS="--device cuda"     the peers are then cuSPARSE, ...
 
 Contenders run interleaved in rotating order in one process, on one thread, timed by
 process CPU time; outputs and gradients are checked against float64 first. The last
@@ -20,6 +21,7 @@ import gnnoffload as go
 from benchmarks import measure
 from benchmarks.graphs import GRAPHS
 from benchmarks.spmm_peers import peers
+from gnnoffload._cuda_lane import device_named
 
 WIDTHS = (1, 7, 64, 128, 257)
 MATRIX = [
@@ -56,7 +58,7 @@ def verify(name, step, x, edge_index, tolerance):
         (y, x, source, destination),
         (x.grad, step.grad_y, destination, source),
     ):
-        want = torch.zeros(got.shape, dtype=torch.float64)
+        want = torch.zeros(got.shape, dtype=torch.float64, device=got.device)
         wide = start.detach().double()
         for part in torch.arange(from_.numel()).split(2**18):
             want.index_add_(0, to[part], wide[from_[part]])
@@ -73,9 +75,9 @@ def no_reuse_bytes(n_nodes, n_edges, width, size):
 def run_case(name, edge_index, n, width, dtype, args, threads=1):
     """Times one case; a dict for the JSON file."""
     torch.manual_seed(0)
-    n_edges = edge_index.shape[1]
-    x = torch.randn(n, width).to(dtype).requires_grad_()
-    grad_y = torch.randn(n, width).to(dtype)
+    n_edges, edge_index = edge_index.shape[1], edge_index.to(args.device)
+    x = torch.randn(n, width).to(args.device, dtype).requires_grad_()
+    grad_y = torch.randn(n, width).to(args.device, dtype)
     graph = go.Graph(edge_index, size=(n, n))
     message_bytes = n_edges * width * x.element_size()
     messages = message_bytes <= args.message_limit
@@ -95,7 +97,7 @@ def run_case(name, edge_index, n, width, dtype, args, threads=1):
         steps[key] = step
         forwards[key] = lambda product=product: product(x)
 
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = measure.clock_of(args.device) if threads == 1 else time.perf_counter
     slow = {key: 3 for key in ("pyg", "pyg_sorted", "sparse.mm", "scipy")}
     seconds = measure.interleave(steps, args.rounds, clock, every=slow)
     forward = measure.interleave(forwards, args.rounds, clock, every=slow)
@@ -209,8 +211,13 @@ def main():
         help="largest E x F tensor, in bytes, that a peer may make",
     )
     parser.add_argument("--two-threads", action="store_true", help="also, wall time")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args()
+    try:
+        args.device = device_named(args.device)
+    except go.DeviceError as error:
+        parser.error(str(error))
 
     cases = QUICK if args.quick else [*MATRIX, ("uniform4x", 128, "float32")]
     if args.graphs:
@@ -220,8 +227,11 @@ def main():
 
     measure.recycle_memory()
     torch.set_num_threads(1)
-    triads = [measure.triad_bandwidth()]
-    print(f"STREAM triad, 1 thread: {triads[0] / 1e9:.1f} GB/s\n{HEADER}")
+    on_cuda = args.device.type == "cuda"
+    args.two_threads = args.two_threads and not on_cuda
+    triads = [measure.triad_bandwidth(device=args.device)]
+    where = measure.gpu_name(args.device) if on_cuda else "1 thread"
+    print(f"STREAM triad, {where}: {triads[0] / 1e9:.1f} GB/s\n{HEADER}")
     done, graphs = [], {**GRAPHS, "uniform4x": large_graph}
     last_name, edge_index, n = None, None, None
     for name, width, dtype in cases:
@@ -234,7 +244,7 @@ def main():
                 name, edge_index, n, width, getattr(torch, dtype), args, threads
             )
             torch.set_num_threads(1)
-            triads.append(measure.triad_bandwidth(rounds=2))
+            triads.append(measure.triad_bandwidth(rounds=2, device=args.device))
             done.append(judge(case, max(triads)))
             mark = "" if threads == 1 else "  (2 threads, wall: reported only)"
             print(table_line(done[-1]) + mark, flush=True)
@@ -246,7 +256,8 @@ def main():
     lines = summary(done, triad)
     print("\n".join(lines))
     if not args.no_save and not (args.quick or args.graphs or args.features):
-        result = measure.facts(["torch", "torch_geometric", "scipy", "numpy"])
+        packages = ["torch", "torch_geometric", "scipy", "numpy"]
+        result = measure.facts(packages, args.device)
         result |= {"triad_bytes_per_second": triads, "summary": lines, "cases": done}
         measure.save("spmm", result)
 

@@ -16,7 +16,6 @@ import copy
 import ctypes
 import gc
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -25,8 +24,10 @@ import gnnoffload as go
 from benchmarks import layer_peers, measure
 from benchmarks.graphs import GRAPHS
 from gnnoffload import _fallback
+from gnnoffload._cuda_lane import device_named
 
 EDGE_DIM = 8
+CPU = torch.device("cpu")
 
 
 class Layer:
@@ -69,16 +70,19 @@ def step_of(forward, x, parameters, grad):
 
 
 def contenders(layer, edge_index, n, features, heads, dtype, dgl, fresh):
-    """({name: step}, the exact results). `fresh`: every call gets its edges as a new
-    tensor, as a mini-batch does, so that nothing about them is cached."""
+    """({name: step}, the exact results), on the device of edge_index. `fresh`: every
+    call gets its edges as a new tensor, as a mini-batch does, so that nothing about
+    them is cached."""
     import torch_geometric.nn as pyg
 
     torch.manual_seed(0)
     stock = layer.make(pyg, features, heads)
     ours = layer.make(go.nn, features, heads)
     ours.load_state_dict(stock.state_dict())
-    x = torch.randn(n, features)
-    edge_attr = torch.randn(edge_index.shape[1], layer.edge_dim or 1)
+    device = edge_index.device
+    ours, stock = ours.to(device), stock.to(device)
+    x = torch.randn(n, features, device=device)
+    edge_attr = torch.randn(edge_index.shape[1], layer.edge_dim or 1, device=device)
     edge_attr = edge_attr if layer.edge_dim else None
     by_destination, attr_sorted = sorted_by_destination(edge_index, edge_attr)
     grad = None
@@ -164,10 +168,16 @@ def return_memory():
     libc.malloc_trim(0)
 
 
-def peak_extra_bytes(step):
-    """What one step adds to the resident bytes at most, results included."""
+def peak_extra_bytes(step, device=CPU):
+    """What one step adds at most, results included: to the resident bytes, on CUDA to
+    those that torch has allocated."""
     step()
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return max(torch.cuda.max_memory_allocated(device) - before, 1)
     return_memory()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = _resident("VmRSS")
@@ -183,6 +193,7 @@ def peak_extra_bytes(step):
 def run_case(name, layer, case, args, dgl):
     graph, features, heads, dtype, fresh = case
     edge_index, n = GRAPHS[graph]()
+    edge_index = edge_index.to(args.device)
     dtype = getattr(torch, dtype)
     steps, exact = contenders(
         layer, edge_index, n, features, heads, dtype, dgl.get(name), fresh
@@ -192,11 +203,11 @@ def run_case(name, layer, case, args, dgl):
     verify(f"{name} on {graph}", steps, exact, tolerance)
     del exact
     fallbacks = [r for found in _fallback.counts().values() for r in found["fallback"]]
-    memory = {key: peak_extra_bytes(step) for key, step in steps.items()}
+    memory = {key: peak_extra_bytes(step, args.device) for key, step in steps.items()}
     (measure.recycle_memory if args.recycle else measure.plain_memory)()
     slow = {key: 2 for key in ("pyg", "pyg_sorted")}
     seconds = measure.interleave(
-        steps, args.rounds, time.process_time, every=slow, settle=True
+        steps, args.rounds, measure.clock_of(args.device), every=slow, settle=True
     )
     return_memory()
     return {
@@ -317,12 +328,19 @@ def main(title, layers, matrix, quick, argv=None):
         action="store_true",
         help="keep freed memory, so that no contender pays for fresh pages",
     )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
+    try:
+        args.device = device_named(args.device)
+    except go.DeviceError as error:
+        parser.error(str(error))
 
     torch.set_num_threads(1)
     dgl = {}
-    if args.dgl:
+    if args.device.type == "cuda":
+        print("DGL's CPU wheel is left out on CUDA")
+    elif args.dgl:
         dgl = layer_peers.dgl_layers(args.dgl)
     else:
         print("DGL is left out: --dgl DIR says where it is (layer_peers.py)")
@@ -340,8 +358,8 @@ def main(title, layers, matrix, quick, argv=None):
     lines = summary(done, layers) if done else ["nothing to measure"]
     print("\n" + "\n".join(lines))
     if not (args.no_save or args.quick or args.layers or args.graphs):
-        result = measure.facts(["torch", "torch_geometric"])
-        result["versions"]["dgl"] = layer_peers.version(args.dgl) if args.dgl else None
+        result = measure.facts(["torch", "torch_geometric"], args.device)
+        result["versions"]["dgl"] = layer_peers.version(args.dgl) if dgl else None
         result |= {"recycle": args.recycle, "summary": lines, "cases": done}
         name = title.split()[0].lower().rstrip(":")
         measure.save(f"{name}_recycle" if args.recycle else name, result)

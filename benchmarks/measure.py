@@ -5,6 +5,7 @@ import ctypes
 import gc
 import json
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import torch
 
+from gnnoffload._cuda_lane import wait_for
+
+CPU = torch.device("cpu")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -86,6 +90,19 @@ def interleave(
     return seconds
 
 
+def clock_of(device):
+    """Seconds as a function: of this process on a CPU; on CUDA of the wall, once the
+    device is idle."""
+    if device.type == "cpu":
+        return time.process_time
+
+    def clock():
+        wait_for(device)
+        return time.perf_counter()
+
+    return clock
+
+
 def median(seconds):
     return statistics.median(s for s in seconds if s == s)
 
@@ -102,11 +119,12 @@ def quartiles(values):
     return tuple(statistics.quantiles(values, n=4, method="inclusive"))
 
 
-def triad_bandwidth(n=2**24, rounds=5, clock=time.process_time):
+def triad_bandwidth(rounds=5, device=CPU):
     """Bytes per second of a = b + 3 c on float32 arrays far larger than the caches; all
     three count once (STREAM's convention: no write-allocate). Best of rounds."""
-    a, b, c = (torch.ones(n) for _ in range(3))
-    best = float("inf")
+    n = 2**24 if device.type == "cpu" else 2**28
+    a, b, c = (torch.ones(n, device=device) for _ in range(3))
+    best, clock = float("inf"), clock_of(device)
     for _ in range(rounds):
         start = clock()
         torch.add(b, c, alpha=3, out=a)
@@ -131,7 +149,7 @@ def cpu_model():
     return platform.machine()
 
 
-def facts(packages):
+def facts(packages, device=None):
     """What a reader needs to repeat the numbers: machine model, versions, commit."""
     import gnnoffload as go
     from gnnoffload import _C
@@ -142,7 +160,8 @@ def facts(packages):
             versions[name] = __import__(name).__version__
         except ImportError:
             versions[name] = None
-    return {
+    gpu = {} if device is None or device.type == "cpu" else {"gpu": gpu_name(device)}
+    return gpu | {
         "cpu": cpu_model(),
         "isa": _C.info()["isa"],
         "last_level_cache": last_level_cache(),
@@ -164,8 +183,14 @@ def commit():
         return None
 
 
+def gpu_name(device):
+    return torch.cuda.get_device_properties(device).name
+
+
 def save(name, result):
-    """Writes benchmarks/results/<name>.json."""
+    """Writes benchmarks/results/<name>.json, on a GPU <name>-<its name>.json."""
+    if "gpu" in result:
+        name += "-" + re.sub(r"[^a-z0-9]+", "-", result["gpu"].lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -30,7 +30,7 @@ def _with_transpose(product, transposed):
 def _compressed(row, col, n_rows):
     """rowptr, col of the entries sorted by (row, col)."""
     order = (row * n_rows + col).argsort()
-    rowptr = torch.zeros(n_rows + 1, dtype=torch.int64)
+    rowptr = torch.zeros(n_rows + 1, dtype=torch.int64, device=row.device)
     rowptr[1:] = torch.bincount(row, minlength=n_rows).cumsum(0)
     return rowptr, col[order].contiguous()
 
@@ -40,7 +40,7 @@ def _bag(rowptr, col):
 
 
 def _torch_csr(rowptr, col, n, dtype):
-    ones = torch.ones(col.numel(), dtype=dtype)
+    ones = torch.ones(col.numel(), dtype=dtype, device=col.device)
     return torch.sparse_csr_tensor(rowptr, col, ones, (n, n))
 
 
