@@ -4,7 +4,7 @@
 # COMPAT=1 also runs the tests on other releases of torch.
 set -euo pipefail
 
-export GNNOFFLOAD_STRICT_SKIPS=1 GNNOFFLOAD_ALL_ARCHS=1
+export GNNOFFLOAD_STRICT_SKIPS=1 GNNOFFLOAD_ALL_ARCHS=1 GNN_TEST_FORKS=9
 failed=()
 lane() {
     local begin=$SECONDS

@@ -1,4 +1,9 @@
-"""Small schedules in every history: each question answered both ways, depth first."""
+"""Small schedules in every history: each question answered both ways, depth first.
+
+GNN_TEST_FORKS (7): questions of a whole training step, 2^n histories; 9 at night.
+"""
+
+import os
 
 import pytest
 import torch
@@ -47,6 +52,7 @@ def test_a_mistake_behind_one_answer_is_found():
     assert raced == {(0, 0): set(), (0, 1): {"race"}, (1, 0): set(), (1, 1): {"race"}}
 
 
+FORKS = int(os.environ.get("GNN_TEST_FORKS", "7"))
 AWAY = [("make", 0, 4), ("put", 0, 0)]
 SCHEDULES = {  # of link_cuda's caller, and how many histories it has
     "one": ([*AWAY, ("get", 0, 0), ("use", 0, 0)], 5),
@@ -91,7 +97,9 @@ def two_layers():
 
 @pytest.mark.law(4, 8)
 @pytest.mark.parametrize(
-    "limit", [4, pytest.param(9, marks=pytest.mark.slow)], ids=lambda n: f"{n} forks"
+    "limit",
+    [4, pytest.param(FORKS, marks=pytest.mark.slow)],
+    ids=["few forks", "more forks"],
 )
 @pytest.mark.parametrize("budget, window", [(0, 0), (0, 1), (1, 1)])
 def test_a_training_step_is_right_whatever_it_is_told(budget, window, limit):
