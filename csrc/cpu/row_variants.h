@@ -4,7 +4,12 @@
  *
  *   #define ROWS "cpu/heads_rows.h"
  *   #include "cpu/row_variants.h"
+ *
+ * X86_BF16, undefined as well, may name another form of bfloat16 for AVX.
  */
+#ifndef X86_BF16
+#define X86_BF16 bf16
+#endif
 #if defined(__x86_64__)
 #define ISA avx512
 #define D f32
@@ -15,7 +20,7 @@
 #define A f64
 #include ROWS
 #define ISA avx512
-#define D bf16
+#define D X86_BF16
 #define A f32
 #include ROWS
 #define ISA avx512
@@ -31,7 +36,7 @@
 #define A f64
 #include ROWS
 #define ISA avx2
-#define D bf16
+#define D X86_BF16
 #define A f32
 #include ROWS
 #define ISA avx2
@@ -73,3 +78,4 @@
 #define A f32
 #include ROWS
 #undef ROWS
+#undef X86_BF16

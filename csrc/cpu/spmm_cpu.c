@@ -62,72 +62,10 @@ static inline bool four_alike(const int64_t *end) {
 #define D f32
 #define A f32
 #include "cpu/spmm_rows.h"
-#define ISA avx512
-#define D f32
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA avx512
-#define D f64
-#define A f64
-#include "cpu/spmm_rows.h"
-#define ISA avx512
-#define D bf16x2
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA avx512
-#define D f16
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA avx2
-#define D f32
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA avx2
-#define D f64
-#define A f64
-#include "cpu/spmm_rows.h"
-#define ISA avx2
-#define D bf16x2
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA avx2
-#define D f16
-#define A f32
-#include "cpu/spmm_rows.h"
-#elif defined(__aarch64__)
-#define ISA neon
-#define D f32
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA neon
-#define D f64
-#define A f64
-#include "cpu/spmm_rows.h"
-#define ISA neon
-#define D bf16
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA neon
-#define D f16
-#define A f32
-#include "cpu/spmm_rows.h"
 #endif
-#define ISA base
-#define D f32
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA base
-#define D f64
-#define A f64
-#include "cpu/spmm_rows.h"
-#define ISA base
-#define D bf16
-#define A f32
-#include "cpu/spmm_rows.h"
-#define ISA base
-#define D f16
-#define A f32
-#include "cpu/spmm_rows.h"
+#define X86_BF16 bf16x2
+#define ROWS "cpu/spmm_rows.h"
+#include "cpu/row_variants.h"
 
 typedef struct spmm_kernel {
     void (*rows)(const spmm_view *s, int64_t row, int64_t stop, const void *coef);
