@@ -226,6 +226,37 @@ gnn_status gnn_gine_vjp_cpu(const gnn_gine_vjp_args *args);
 gnn_status gnn_gine_cuda(const gnn_gine_args *args, uint64_t stream);
 gnn_status gnn_gine_vjp_cuda(const gnn_gine_vjp_args *args, uint64_t stream);
 
+/* Gated sums, and the derivative by u that comes out of the same pass:
+ *   y[i, :] = s[i] * sum over entries e of row i of  sigmoid(gate[e]) * value[e]
+ *   gate[e] = u[i, :F] + v[j, :F] + edge[eid[e], :F]        j = col[e]
+ *   value[e] the same of columns [F, 2 F), or softplus of that (above 20 the argument)
+ *   dy_du[i, :] = s[i] * sum of the terms' derivatives by u[i, :]; grad * dy_du is u's
+ *           gradient, column by column
+ * Given grad, the gradient of y; rows of a are sources j then, the transpose of forward's:
+ *   d_v[j, :] = sum over the entries of row j of d_edge[eid[e], :], and d_edge[eid[e], :]
+ *           the derivative of  s[i] * <grad[i, :], term of e>  by what gate and value add
+ *   u       [n_dst, F], or [n_dst, 2 F] with u_has_value; without, values have no part of it
+ *   v, edge [n_src, 2 F], [n_edges, 2 F] in the caller's edge order; edge NULL: zeros
+ *   scale   A [n_dst] s, of the accumulator's type; NULL: all ones
+ * Matrices of dtype, rows `<name>_stride` elements apart (0 and negative allowed). Outputs
+ * contiguous, overwritten, apart from the inputs. Order of summation as gnn_spmm_cpu.
+ * Nothing of size E x F besides edge and d_edge. */
+typedef struct gnn_gated_args {
+    gnn_csr a;
+    gnn_dtype dtype;
+    bool softplus, u_has_value;
+    int64_t n_features, u_stride, v_stride, edge_stride, grad_stride;
+    const void *u, *v, *edge, *scale;
+    void *y;            // forward: [n_dst, F] of dtype
+    void *dy_du;        // forward: A, as wide as u; NULL: not wanted
+    const void *grad;   // vjp: [n_dst, F] of dtype
+    void *d_v, *d_edge; // vjp: [n_src, 2 F], [n_edges, 2 F] of dtype; NULL: not wanted
+    void *scratch;      // gnn_gated_scratch bytes, 64-byte aligned
+} gnn_gated_args;
+int64_t gnn_gated_scratch(const gnn_gated_args *args); // of args' graph, F and dtype
+gnn_status gnn_gated_cpu(const gnn_gated_args *args);
+gnn_status gnn_gated_vjp_cpu(const gnn_gated_args *args);
+
 /* ------------------------------------------------------------------------- attention */
 
 /* Attention over the entries e = (j -> i) of each row i, for each head h:
