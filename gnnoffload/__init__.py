@@ -9,6 +9,7 @@ from gnnoffload._version import __version__
 from gnnoffload.attention import dot_attention, edge_softmax, gat, gatv2
 from gnnoffload.config import show_config
 from gnnoffload.errors import DeviceError, GraphError, OffloadError, SpillError
+from gnnoffload.gates import gated
 from gnnoffload.graph import Graph
 from gnnoffload.messages import gather, segment
 from gnnoffload.ops import gine, sddmm, spmm
@@ -30,6 +31,7 @@ __all__ = [
     "dot_attention",
     "edge_softmax",
     "gat",
+    "gated",
     "gather",
     "gatv2",
     "gine",

@@ -63,6 +63,24 @@ def gine(graph, x, edge, *, size=None) -> Tensor:
     return message.new_zeros(n_dst, x.shape[1]).index_add(0, destination, message)
 
 
+def gated(
+    graph, u, v, edge=None, *, value="identity", reduce="sum", size=None
+) -> Tensor:
+    source, destination, _, n_dst = _ends(graph, size, v, u)
+    width = v.shape[1] // 2
+    message = v.index_select(0, source)
+    gate, values = message[:, :width], message[:, width:]
+    of_dst = u.index_select(0, destination)
+    gate = gate + of_dst[:, :width]
+    if of_dst.shape[1] > width:
+        values = values + of_dst[:, width:]
+    if edge is not None:
+        gate, values = gate + edge[:, :width], values + edge[:, width:]
+    if value == "softplus":
+        values = torch.nn.functional.softplus(values)
+    return segment(graph, gate.sigmoid() * values, reduce, size=(v.shape[0], n_dst))
+
+
 def gather(graph, x, end, *, size=None) -> Tensor:
     source, destination, _, _ = _ends(graph, size, x, x)
     return x[source if end == "src" else destination]

@@ -40,8 +40,9 @@ static PyObject *bind(PyObject *self, PyObject *args) {
                             missing);
     }
     if (!torch_ops_define(torch_ops_graph) || !torch_ops_define(torch_ops_spmm) ||
-        !torch_ops_define(torch_ops_gine) || !torch_ops_define(torch_ops_heads) ||
-        !torch_ops_define(torch_ops_attention) || !torch_ops_define(torch_ops_reduce)) {
+        !torch_ops_define(torch_ops_gine) || !torch_ops_define(torch_ops_gated) ||
+        !torch_ops_define(torch_ops_heads) || !torch_ops_define(torch_ops_attention) ||
+        !torch_ops_define(torch_ops_reduce)) {
         PyErr_SetString(
             PyExc_ImportError,
             "gnnoffload: torch refused the definition of an op; was another "

@@ -93,6 +93,7 @@ bool torch_ops_define(const struct torch_op_definition *ops);
 
 /* The ops of each family. */
 extern const struct torch_op_definition torch_ops_graph[], torch_ops_spmm[],
-    torch_ops_gine[], torch_ops_heads[], torch_ops_attention[], torch_ops_reduce[];
+    torch_ops_gine[], torch_ops_gated[], torch_ops_heads[], torch_ops_attention[],
+    torch_ops_reduce[];
 
 #endif

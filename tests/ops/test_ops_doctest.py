@@ -4,12 +4,12 @@ import doctest
 
 import pytest
 
-from gnnoffload import attention, graph, messages, ops, reductions
+from gnnoffload import attention, gates, graph, messages, ops, reductions
 
 
 @pytest.mark.parametrize(
     "module",
-    [attention, graph, messages, ops, reductions],
+    [attention, gates, graph, messages, ops, reductions],
     ids=lambda module: module.__name__,
 )
 def test_examples(module):
