@@ -129,7 +129,7 @@ def by_messages(graph, u, v, edge, soft, reduce):
 def by_op(graph, u, v, edge, soft, reduce):
     """The recorded sum, by the op where there is one. Nothing is validated here beyond
     what the C op checks."""
-    if not v.is_cpu or _transforms_active() or forward_ad._current_level >= 0:
+    if not v.is_cpu:
         return by_messages(graph, u, v, edge, soft, reduce)
     scale = scale_of(graph, v.dtype, reduce)
     tensors = [t for t in (u, v, edge) if t is not None]
@@ -137,6 +137,8 @@ def by_op(graph, u, v, edge, soft, reduce):
     if is_compiling():
         absent, args = v.new_empty(0), graph.args(records)
         return call_gated(u, v, edge, scale, soft, records, args, absent)[0]
+    if _transforms_active() or forward_ad._current_level >= 0:
+        return by_messages(graph, u, v, edge, soft, reduce)
     if records:
         return _record(u, v, edge, scale, graph, soft, reduce)
     with below_autograd():

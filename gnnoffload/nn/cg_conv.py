@@ -11,10 +11,11 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._edge_mlp import edge_mlp
+from gnnoffload.nn._gated import Parts, fits, gated_sum
 
 
 class CGConv(PyGCGConv):
-    """PyG's CGConv; messages exist 1 MiB at a time."""
+    """PyG's CGConv; messages are summed where they are made, in one op."""
 
     propagate = MessagePassing.propagate  # not what PyG compiled for its own class
     serves = staticmethod(_aggregators.serves_one)
@@ -34,8 +35,10 @@ class CGConv(PyGCGConv):
         -------
         [N_dst, C]
 
-        Memory: [N_dst, 2 C], [N_src, 2 C], 1 MiB of messages and what backward makes of
-        them. Under torch.compile and for second derivatives, all messages.
+        Memory: [N_dst, 2 C], [N_src, 2 C] and, for backward, another [N_dst, 2 C]; with
+        edge_attr 1 MiB of its projection at a time, which under torch.compile exists
+        whole. With a maximum or a minimum and on CUDA, 1 MiB of messages and what
+        backward makes of them. For second derivatives, all messages.
         """
         pair = (x, x) if isinstance(x, Tensor) else x
         reason = _guard.blocked(self, PyGCGConv, pair[0])
@@ -53,12 +56,16 @@ class CGConv(PyGCGConv):
         bias = None if f.bias is None else torch.cat([f.bias, s.bias])
         widths = (x_dst.shape[1], x_src.shape[1], self.dim)
         on_dst, on_src, on_edge = weight.split(widths, dim=1)
-        u, v = linear(x_dst, on_dst, bias), linear(x_src, on_src)
         if edge_attr is None:
             on_edge = None
         (reduce,) = _aggregators.statistics(self.aggr_module)
-        width = v.shape[1]
-        out = edge_mlp(adj.graph, u, v, [_Gate()], reduce, width, edge_attr, on_edge)
+        if fits(reduce, x_src):
+            parts = Parts(on_dst, bias, on_src, None, on_edge)
+            out = gated_sum(adj.graph, pair, edge_attr, parts, True, reduce)
+        else:
+            u, v = linear(x_dst, on_dst, bias), linear(x_src, on_src)
+            rest, width = [_Gate()], v.shape[1]
+            out = edge_mlp(adj.graph, u, v, rest, reduce, width, edge_attr, on_edge)
         out = out if self.bn is None else self.bn(out)
         return out + x_dst
 

@@ -13,12 +13,13 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._edge_mlp import edge_mlp
+from gnnoffload.nn._gated import Parts, fits, gated_sum
 
 ACTS = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Identity)
 
 
 class ResGatedGraphConv(PyGResGatedGraphConv):
-    """PyG's ResGatedGraphConv; messages exist 1 MiB at a time."""
+    """PyG's ResGatedGraphConv; messages are summed where they are made, in one op."""
 
     propagate = MessagePassing.propagate  # not what PyG compiled for its own class
     serves = staticmethod(_aggregators.serves_one)
@@ -38,9 +39,11 @@ class ResGatedGraphConv(PyGResGatedGraphConv):
         -------
         [N_dst, out_channels]
 
-        Memory: key [N_dst, C], query and value [N_src, 2 C], 1 MiB of messages and what
-        backward makes of them. Under torch.compile and for second derivatives, all
-        messages.
+        Memory: key [N_dst, C], query and value [N_src, 2 C] and, for backward, another
+        [N_dst, C]; with edge_attr 1 MiB of its projection at a time, which under
+        torch.compile exists whole. With another act than Sigmoid, a maximum or a
+        minimum and on CUDA, 1 MiB of messages and what backward makes of them. For
+        second derivatives, all messages.
         """
         pair = (x, x) if isinstance(x, Tensor) else x
         reason = _guard.blocked(self, PyGResGatedGraphConv, pair[0])
@@ -60,14 +63,28 @@ class ResGatedGraphConv(PyGResGatedGraphConv):
             gate = of_dst[:, x_dst.shape[1] :] + query.weight[:, x_src.shape[1] :]
             weight = torch.cat([gate, value.weight[:, x_src.shape[1] :]])
         of_dst, of_src = of_dst[:, : x_dst.shape[1]], of_src[:, : x_src.shape[1]]
-        k = linear(x_dst, of_dst, key.bias)
-        qv = linear(x_src, of_src, torch.cat([query.bias, value.bias]))
+        bias = torch.cat([query.bias, value.bias])
         (reduce,) = _aggregators.statistics(self.aggr_module)
+        if type(self.act) is nn.Sigmoid and fits(reduce, x_src):
+            root = self.lin_skip.weight if self._skips_plainly() else None
+            parts = Parts(of_dst, key.bias, of_src, bias, weight, root, self.bias)
+            out = gated_sum(adj.graph, pair, edge_attr, parts, False, reduce)
+            if root is not None or not self.root_weight:
+                return out
+            return out + self.lin_skip(x_dst)
+        k, qv = linear(x_dst, of_dst, key.bias), linear(x_src, of_src, bias)
         rest, width = [_Gate(self.act)], qv.shape[1]
         out = edge_mlp(adj.graph, k, qv, rest, reduce, width, edge_attr, weight)
         if self.root_weight:
             out = out + self.lin_skip(x_dst)
         return out if self.bias is None else out + self.bias
+
+    def _skips_plainly(self):
+        return (
+            self.root_weight
+            and _guard.is_plain(self.lin_skip)
+            and self.lin_skip.bias is None
+        )
 
     def _reason(self, pair, edge_attr):
         """What only this layer cannot do; None if there is nothing."""

@@ -49,6 +49,8 @@ LAYERS = {
     "gatv2 edges": lambda: nn.GATv2Conv(F, F // 2, heads=2, edge_dim=3),
     "transformer": lambda: nn.TransformerConv(F, F // 2, heads=2, dropout=0.5),
     "transformer edges": lambda: nn.TransformerConv(F, F // 2, heads=2, edge_dim=3),
+    "res gated": lambda: nn.ResGatedGraphConv(F, F),
+    "cg": lambda: nn.CGConv(F),
     "supergat": lambda: nn.SuperGATConv(F, F // 2, heads=2).eval(),
 }
 
