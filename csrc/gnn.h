@@ -256,6 +256,9 @@ typedef struct gnn_gated_args {
 int64_t gnn_gated_scratch(const gnn_gated_args *args); // of args' graph, F and dtype
 gnn_status gnn_gated_cpu(const gnn_gated_args *args);
 gnn_status gnn_gated_vjp_cpu(const gnn_gated_args *args);
+int64_t gnn_gated_cuda_scratch(const gnn_gated_args *args);
+gnn_status gnn_gated_cuda(const gnn_gated_args *args, uint64_t stream);
+gnn_status gnn_gated_vjp_cuda(const gnn_gated_args *args, uint64_t stream);
 
 /* ------------------------------------------------------------------------- attention */
 

@@ -1,8 +1,7 @@
 """Sums of gated messages: what ResGatedGraphConv and CGConv do between their Linears.
 
-One op does them (`_dispatch_gated`). Where there is none for the tensors, that is on
-CUDA, and where more than a first derivative is asked for, each message exists
-(`by_messages`); so that second derivatives, forward mode and torch.func work.
+One op does them (`_dispatch_gated`). Where more than a first derivative is asked for,
+each message exists (`by_messages`): second derivatives, forward mode, torch.func.
 """
 
 import torch
@@ -53,8 +52,8 @@ def gated(
 
     Memory: y; where gradients are recorded u, v, edge and the derivative of y by u are
     saved, as wide as u and in the accumulator's dtype. Backward is one pass by source
-    and writes gradients alone: nothing else of size E x F. On CUDA, and for second
-    derivatives, in forward mode and under torch.func, every message exists.
+    and writes gradients alone: nothing else of size E x F. For second derivatives, in
+    forward mode and under torch.func every message exists.
 
     Source: Bresson and Laurent 2017, Residual Gated Graph ConvNets, eq. 11; Xie and
     Grossman 2018, Crystal Graph Convolutional Neural Networks, eq. 5.
@@ -127,10 +126,7 @@ def by_messages(graph, u, v, edge, soft, reduce):
 
 
 def by_op(graph, u, v, edge, soft, reduce):
-    """The recorded sum, by the op where there is one. Nothing is validated here beyond
-    what the C op checks."""
-    if not v.is_cpu:
-        return by_messages(graph, u, v, edge, soft, reduce)
+    """The recorded sum. Nothing is validated here beyond what the C op checks."""
     scale = scale_of(graph, v.dtype, reduce)
     tensors = [t for t in (u, v, edge) if t is not None]
     records = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

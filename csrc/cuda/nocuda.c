@@ -33,6 +33,21 @@ gnn_status gnn_gine_vjp_cuda(const gnn_gine_vjp_args *args, uint64_t stream) {
     return not_built("gine_vjp");
 }
 
+int64_t gnn_gated_cuda_scratch(const gnn_gated_args *args) {
+    (void)args;
+    return 0;
+}
+
+gnn_status gnn_gated_cuda(const gnn_gated_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("gated");
+}
+
+gnn_status gnn_gated_vjp_cuda(const gnn_gated_args *args, uint64_t stream) {
+    (void)args, (void)stream;
+    return not_built("gated_vjp");
+}
+
 int64_t gnn_edge_softmax_cuda_scratch(const gnn_edge_softmax_args *args) {
     (void)args;
     return 0;

@@ -54,6 +54,12 @@ static gnn_status operands(struct torch_op *op, uint64_t first, int64_t n_dst,
                            &args->scale);
 }
 
+static gnn_status scratch_of(struct torch_op *op, gnn_gated_args *args) {
+    const int64_t bytes =
+        op->is_cuda ? gnn_gated_cuda_scratch(args) : gnn_gated_scratch(args);
+    return torch_op_scratch(op, bytes, &args->scratch);
+}
+
 /* gated(u, v, edge, scale, graph..., softplus, wants_dy_du) -> y, dy_du */
 static gnn_status gated(struct torch_op *op) {
     gnn_gated_args args = {0};
@@ -69,8 +75,8 @@ static gnn_status gated(struct torch_op *op) {
                            wanted ? n_rows : 0, args.u_has_value ? 2 * f : f,
                            &args.dy_du));
     args.dy_du = wanted ? args.dy_du : NULL;
-    GNN_TRY(torch_op_scratch(op, gnn_gated_scratch(&args), &args.scratch));
-    return gnn_gated_cpu(&args);
+    GNN_TRY(scratch_of(op, &args));
+    return op->is_cuda ? gnn_gated_cuda(&args, op->stream) : gnn_gated_cpu(&args);
 }
 
 /* gated_vjp(grad, u, v, edge, scale, transposed graph..., softplus, wants_v, wants_edge)
@@ -92,8 +98,9 @@ static gnn_status gated_vjp(struct torch_op *op) {
     GNN_TRY(torch_op_empty(op, 1, dtype, edges, columns, &args.d_edge));
     args.d_v = wants_v ? args.d_v : NULL;
     args.d_edge = wants_edge ? args.d_edge : NULL;
-    GNN_TRY(torch_op_scratch(op, gnn_gated_scratch(&args), &args.scratch));
-    return gnn_gated_vjp_cpu(&args);
+    GNN_TRY(scratch_of(op, &args));
+    return op->is_cuda ? gnn_gated_vjp_cuda(&args, op->stream)
+                       : gnn_gated_vjp_cpu(&args);
 }
 
 static void gated_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_outputs) {
@@ -111,9 +118,9 @@ static void gated_vjp_kernel(StableIValue *stack, uint64_t n_args, uint64_t n_ou
 const struct torch_op_definition torch_ops_gated[] = {
     {"gated(Tensor u, Tensor v, Tensor edge, Tensor scale, " GRAPH
      ", bool softplus, bool wants_dy_du) -> (Tensor, Tensor)",
-     "gated", gated_kernel, false},
+     "gated", gated_kernel, true},
     {"gated_vjp(Tensor grad, Tensor u, Tensor v, Tensor edge, Tensor scale, " GRAPH
      ", bool softplus, bool wants_v, bool wants_edge) -> (Tensor, Tensor)",
-     "gated_vjp", gated_vjp_kernel, false},
+     "gated_vjp", gated_vjp_kernel, true},
     {NULL, NULL, NULL, false},
 };

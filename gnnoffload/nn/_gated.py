@@ -20,6 +20,8 @@ from gnnoffload._dispatch import below_autograd, eager_apply, is_transformed
 from gnnoffload._dispatch_gated import call_gated, gated_vjp, grad_of_u
 from gnnoffload.nn._edge_chunks import CHUNK_BYTES, chunks
 
+GPU_CHUNKS = 64  # of CHUNK_BYTES each make one on a GPU
+
 
 class Parts(NamedTuple):
     """The parameters, gates before values; None: absent."""
@@ -31,11 +33,6 @@ class Parts(NamedTuple):
     on_edge: Tensor | None = None  # [2 C, D]
     root: Tensor | None = None  # [C, F_dst]
     bias: Tensor | None = None  # [C]
-
-
-def fits(reduce, x):
-    """Whether `gated_sum` takes this reduction of such features."""
-    return x.is_cpu and reduce in ("sum", "mean")
 
 
 def gated_sum(graph, x, edge_attr, parts, softplus, reduce):
@@ -125,7 +122,7 @@ def _by_chunks(graph, u, v, edge_attr, p, scale, softplus):
     wide = torch.float64 if v.dtype is torch.float64 else torch.float32
     y = v.new_zeros(graph.num_dst, v.shape[1] // 2)
     dy_du = torch.zeros_like(u, dtype=wide)
-    for chunk in chunks(graph, v.shape[1] * v.element_size()):
+    for chunk in chunks(graph, _bytes_per_edge(graph, v, edge_attr)):
         rows = slice(chunk.row_begin, chunk.row_end)
         edge = linear(chunk.edges_of(edge_attr), p.on_edge)
         part = None if scale is None else scale[rows]
@@ -174,7 +171,7 @@ def _backward(how, inputs, saved, needs, grad_y):
     grad_y = grad_y.contiguous()
 
     # what hangs on destinations
-    for rows in _blocks(graph.num_dst, dy_du.shape[1] * u.element_size()):
+    for rows in _blocks(graph.num_dst, _counted(dy_du.shape[1] * u.element_size(), u)):
         grad, x = grad_y[rows], x_dst[rows]
         grad_u = grad_of_u(grad, dy_du[rows])
         sums.on_dst.add_product(grad_u, x)
@@ -223,14 +220,19 @@ def _backward(how, inputs, saved, needs, grad_y):
     )
 
 
+def _counted(n_bytes, x):
+    """What a chunk is charged for n_bytes: on a GPU less, for chunks that fill it."""
+    return max(1, n_bytes // GPU_CHUNKS if x.is_cuda else n_bytes)
+
+
 def _blocks(n_rows, bytes_per_row):
-    step = max(1, CHUNK_BYTES // max(1, bytes_per_row))
+    step = max(1, CHUNK_BYTES // bytes_per_row)
     return [slice(begin, begin + step) for begin in range(0, n_rows, step)]
 
 
 def _bytes_per_edge(graph, v, edge_attr):
     """A chunk is bounded by its projected attributes; without, by its rows of v."""
     row_bytes = v.shape[1] * v.element_size()
-    if edge_attr is not None:
-        return row_bytes
-    return -(-row_bytes * graph.num_src // max(1, graph.num_edges))
+    if edge_attr is None:
+        row_bytes = -(-row_bytes * graph.num_src // max(1, graph.num_edges))
+    return _counted(row_bytes, v)

@@ -11,7 +11,7 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._edge_mlp import edge_mlp
-from gnnoffload.nn._gated import Parts, fits, gated_sum
+from gnnoffload.nn._gated import Parts, gated_sum
 
 
 class CGConv(PyGCGConv):
@@ -36,9 +36,9 @@ class CGConv(PyGCGConv):
         [N_dst, C]
 
         Memory: [N_dst, 2 C], [N_src, 2 C] and, for backward, another [N_dst, 2 C]; with
-        edge_attr 1 MiB of its projection at a time, which under torch.compile exists
-        whole. With a maximum or a minimum and on CUDA, 1 MiB of messages and what
-        backward makes of them. For second derivatives, all messages.
+        edge_attr 1 MiB of its projection at a time (64 MiB on CUDA), which under
+        torch.compile exists whole. With a maximum or a minimum, 1 MiB of messages and
+        what backward makes of them. For second derivatives, all messages.
         """
         pair = (x, x) if isinstance(x, Tensor) else x
         reason = _guard.blocked(self, PyGCGConv, pair[0])
@@ -59,7 +59,7 @@ class CGConv(PyGCGConv):
         if edge_attr is None:
             on_edge = None
         (reduce,) = _aggregators.statistics(self.aggr_module)
-        if fits(reduce, x_src):
+        if reduce in ("sum", "mean"):
             parts = Parts(on_dst, bias, on_src, None, on_edge)
             out = gated_sum(adj.graph, pair, edge_attr, parts, True, reduce)
         else:

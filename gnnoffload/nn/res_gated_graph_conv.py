@@ -13,7 +13,7 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._edge_mlp import edge_mlp
-from gnnoffload.nn._gated import Parts, fits, gated_sum
+from gnnoffload.nn._gated import Parts, gated_sum
 
 ACTS = (nn.Sigmoid, nn.Tanh, nn.ReLU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Identity)
 
@@ -40,10 +40,10 @@ class ResGatedGraphConv(PyGResGatedGraphConv):
         [N_dst, out_channels]
 
         Memory: key [N_dst, C], query and value [N_src, 2 C] and, for backward, another
-        [N_dst, C]; with edge_attr 1 MiB of its projection at a time, which under
-        torch.compile exists whole. With another act than Sigmoid, a maximum or a
-        minimum and on CUDA, 1 MiB of messages and what backward makes of them. For
-        second derivatives, all messages.
+        [N_dst, C]; with edge_attr 1 MiB of its projection at a time (64 MiB on CUDA),
+        which under torch.compile exists whole. With another act than Sigmoid, a maximum
+        or a minimum, 1 MiB of messages and what backward makes of them. For second
+        derivatives, all messages.
         """
         pair = (x, x) if isinstance(x, Tensor) else x
         reason = _guard.blocked(self, PyGResGatedGraphConv, pair[0])
@@ -65,7 +65,7 @@ class ResGatedGraphConv(PyGResGatedGraphConv):
         of_dst, of_src = of_dst[:, : x_dst.shape[1]], of_src[:, : x_src.shape[1]]
         bias = torch.cat([query.bias, value.bias])
         (reduce,) = _aggregators.statistics(self.aggr_module)
-        if type(self.act) is nn.Sigmoid and fits(reduce, x_src):
+        if type(self.act) is nn.Sigmoid and reduce in ("sum", "mean"):
             root = self.lin_skip.weight if self._skips_plainly() else None
             parts = Parts(of_dst, key.bias, of_src, bias, weight, root, self.bias)
             out = gated_sum(adj.graph, pair, edge_attr, parts, False, reduce)

@@ -1,12 +1,13 @@
 """Layers whose products are the CUDA kernels', lane by lane, against PyG's own."""
 
 import cuda_ops
+import cuda_ops_gated
 import pytest
 import torch
 from cuda_ops import in_all_orders
 from test_gine_kernels import ABSENT, run_sum, run_vjp
 
-from gnnoffload import _dispatch, _dispatch_gine
+from gnnoffload import _dispatch, _dispatch_gated, _dispatch_gine
 
 pyg = pytest.importorskip("torch_geometric.nn")
 ours = pytest.importorskip("gnnoffload.nn")
@@ -37,6 +38,8 @@ def kernels(monkeypatch):
     for module in (_dispatch_gine, _relu_message):
         monkeypatch.setattr(module, "gine_op", gine)
         monkeypatch.setattr(module, "gine_vjp_op", gine_vjp)
+    monkeypatch.setattr(_dispatch_gated, "gated_op", cuda_ops_gated.gated)
+    monkeypatch.setattr(_dispatch_gated, "gated_vjp_op", cuda_ops_gated.gated_vjp)
     monkeypatch.setenv("GNNOFFLOAD_FALLBACK", "error")
     before = cuda_ops.n_calls
     yield
@@ -54,6 +57,9 @@ LAYERS = {  # name, arguments, what the edges carry
     "GINConv": (lambda m: m.GINConv(mlp(), train_eps=True), None),
     "GINEConv": (lambda m: m.GINEConv(mlp()), F),
     "GINEConv, projected": (lambda m: m.GINEConv(mlp(), edge_dim=3), 3),
+    "ResGatedGraphConv": (lambda m: m.ResGatedGraphConv(F, 5), None),
+    "ResGatedGraphConv, edges": (lambda m: m.ResGatedGraphConv(F, 5, edge_dim=3), 3),
+    "CGConv, edges": (lambda m: m.CGConv(F, dim=3, aggr="mean"), 3),
     "GINEConv, learned eps": (lambda m: m.GINEConv(mlp(), train_eps=True), F),
 }
 

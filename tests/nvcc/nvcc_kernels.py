@@ -72,6 +72,7 @@ def parse_usage(said):
 TYPES = {"f": "float", "d": "double", "6__half": "half", "13__nv_bfloat16": "bf16"}
 MODES = {  # what the integers of a kernel's template mean, in order
     "gine_items": [("sum", "jvp", "vjp")],
+    "gated": [("sum", "vjp")],
     "edge_softmax": [("forward", "vjp")],
     "aggregate_numbers": [("", "int8", "int16", "", "int32")],
     "aggregate": [("all", "max")],

@@ -22,6 +22,7 @@ NO_ROWS = ("edge_softmax_cuda",)  # numbers an edge and head, moved one by one
 REDUCTIONS = (
     "aggregate",
     "softmax_aggregate",
+    "gated",
 )  # several types in a row, several rows an entry
 MULTIPLY, ONLY_ADD = ("spmm_items", "sddmm", "heads"), ("spmm_join", "gine")
 
@@ -111,6 +112,10 @@ def reduction_loads(kernel):
     x and edge in flight, and those of a chunk's first; gradients besides a and b."""
     if kernel.startswith("softmax"):
         return 2 * 2  # or x's own, lse, y, gradient
+    if kernel.startswith(
+        "gated"
+    ):  # of each two: own, at the start and later, gathered,
+        return 2 * 4 + (", vjp," in kernel)  # edge; and a gradient
     mode = "max" if ", max," in kernel else "all"
     if kernel.startswith("aggregate_vjp"):
         return {"max": 2, "all": 7}[mode]

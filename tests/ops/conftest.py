@@ -17,6 +17,7 @@ from gnnoffload import (
     _C,
     _dispatch,
     _dispatch_attention,
+    _dispatch_gated,
     _dispatch_heads,
     _dispatch_reduce,
     _dispatch_softmax_aggregate,
@@ -38,10 +39,13 @@ ON_BOTH = {
     *("test_one_of_several_gradients_is_enough",),
     *("test_softmax_aggregate.test_literal", "test_softmax_aggregate.test_every_graph"),
     *("test_large_exponents_and_what_is_not_finite",),
+    *("test_gated.test_literal", "test_gated.test_graphs"),
+    *("test_what_is_not_finite",),
 }
 ATTENTION = {"test_gat_literal", "test_gatv2_literal", "test_dot_literal"}
 ATTENTION |= {"test_options", "test_a_bad_score_stays_in_its_row_and_head"}
-EXECUTED = ("cuda_ops", "cuda_ops_heads", "cuda_ops_reduce", "attention_ops")
+EXECUTED = ("cuda_ops", "cuda_ops_heads", "cuda_ops_reduce", "cuda_ops_gated")
+EXECUTED += ("attention_ops",)
 DISPATCHED = {  # module: {its name of an op: the function that stands for it}
     _dispatch: {"spmm_op": "spmm", "sddmm_op": "sddmm"},
     _dispatch_attention: {
@@ -49,6 +53,7 @@ DISPATCHED = {  # module: {its name of an op: the function that stands for it}
         "dst_vjp_op": "attention_dst_vjp",
         "src_vjp_op": "attention_src_vjp",
     },
+    _dispatch_gated: {"gated_op": "gated", "gated_vjp_op": "gated_vjp"},
     _dispatch_heads: {
         "edge_softmax_op": "edge_softmax",
         "edge_softmax_vjp_op": "edge_softmax_vjp",
@@ -64,7 +69,7 @@ DISPATCHED = {  # module: {its name of an op: the function that stands for it}
         "softmax_vjp_op": "softmax_aggregate_vjp",
     },
 }
-LONG_THERE = {"test_hub", "test_order", "test_smallest_argument"}
+LONG_THERE = {"test_graphs", "test_hub", "test_order", "test_smallest_argument"}
 # lane by lane; or without a kernel
 LONG_THERE |= {"test_products_by_head", "test_products_by_head_twice"}
 

@@ -9,6 +9,7 @@ import torch
 
 from gnnoffload import (
     _dispatch,
+    _dispatch_gated,
     _dispatch_heads,
     _dispatch_reduce,
     _dispatch_softmax_aggregate,
@@ -18,6 +19,8 @@ from gnnoffload._graph_cuda import split_rows
 OPS = {  # name: the op, and rowptr's place among its arguments
     "spmm": (_dispatch.spmm_op, 4),
     "sddmm": (_dispatch.sddmm_op, 4),
+    "gated": (_dispatch_gated.gated_op, 4),
+    "gated_vjp": (_dispatch_gated.gated_vjp_op, 5),
     "edge_softmax": (_dispatch_heads.edge_softmax_op, 1),
     "edge_softmax_vjp": (_dispatch_heads.edge_softmax_vjp_op, 2),
     "heads_spmm": (_dispatch_heads.heads_spmm_op, 2),

@@ -94,7 +94,7 @@ def test_literal():
 
 @pytest.mark.law(1)
 @pytest.mark.parametrize("dtype", UNIT, ids=str)
-def test_every_graph(edges_and_size, dtype):
+def test_graphs(edges_and_size, dtype):
     edges, size = edges_and_size
     for k, (value, reduce) in enumerate(OPTIONS):
         for wide, has_edge in ((k % 2 == 0, True), (k % 2 == 1, False)):
