@@ -60,7 +60,9 @@ def gated_sum(graph, x, edge_attr, parts, softplus, reduce):
     if is_transformed():
         return _whole(how, x_dst, x_src, edge_attr, *parts)
     x_src = None if x_src is x_dst else x_src  # one tensor, one gradient
-    return _record(how, x_dst, x_src, edge_attr, *parts)
+    if torch.is_grad_enabled():
+        return _record(how, x_dst, x_src, edge_attr, *parts)
+    return _forward(how, False, x_dst, x_src, edge_attr, parts)[0]
 
 
 def _whole(how, x_dst, x_src, edge_attr, *parts, messages=False):
@@ -78,27 +80,33 @@ def _whole(how, x_dst, x_src, edge_attr, *parts, messages=False):
     return y if p.bias is None else y + p.bias
 
 
+def _forward(how, saves, x_dst, x_src, edge_attr, p):
+    """y, and what backward needs besides: u, v and dy_du, empty unless it `saves`"""
+    graph, softplus, reduce = how
+    with below_autograd():
+        u = linear(x_dst, p.on_dst, p.bias_dst)
+        v = linear(x_dst if x_src is None else x_src, p.on_src, p.bias_src)
+        scale = gates.scale_of(graph, v.dtype, reduce)
+        if edge_attr is None:
+            args = graph.args()
+            y, dy_du = call_gated(u, v, None, scale, softplus, saves, args)
+        else:
+            given = graph, u, v, edge_attr, p, scale, softplus, saves
+            y, dy_du = _by_chunks(*given)
+        if p.root is not None:
+            y.addmm_(x_dst, p.root.t())
+        if p.bias is not None:
+            y += p.bias
+    return y, u, v, dy_du
+
+
 class _GatedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, how, x_dst, x_src, edge_attr, *parts):
         ctx.how = how
-        graph, softplus, reduce = how
-        p = Parts(*parts)
         saves = any(ctx.needs_input_grad)
-        with below_autograd():
-            u = linear(x_dst, p.on_dst, p.bias_dst)
-            v = linear(x_dst if x_src is None else x_src, p.on_src, p.bias_src)
-            scale = gates.scale_of(graph, v.dtype, reduce)
-            if edge_attr is None:
-                args = graph.args()
-                y, dy_du = call_gated(u, v, None, scale, softplus, saves, args)
-            else:
-                y, dy_du = _by_chunks(graph, u, v, edge_attr, p, scale, softplus)
-            if p.root is not None:
-                y.addmm_(x_dst, p.root.t())
-            if p.bias is not None:
-                y += p.bias
-        ctx.save_for_backward(x_dst, x_src, edge_attr, *parts, u, v, dy_du)
+        y, *made = _forward(how, saves, x_dst, x_src, edge_attr, Parts(*parts))
+        ctx.save_for_backward(x_dst, x_src, edge_attr, *parts, *made)
         return y
 
     @staticmethod
@@ -117,18 +125,20 @@ class _GatedSum(torch.autograd.Function):
 _record = eager_apply(_GatedSum)  # layers fall back under torch.func
 
 
-def _by_chunks(graph, u, v, edge_attr, p, scale, softplus):
+def _by_chunks(graph, u, v, edge_attr, p, scale, softplus, saves):
     """(y, dy_du), the attributes projected a chunk of edges at a time."""
     wide = torch.float64 if v.dtype is torch.float64 else torch.float32
     y = v.new_zeros(graph.num_dst, v.shape[1] // 2)
-    dy_du = torch.zeros_like(u, dtype=wide)
+    dy_du = u.new_zeros(graph.num_dst if saves else 0, u.shape[1], dtype=wide)
     for chunk in chunks(graph, _bytes_per_edge(graph, v, edge_attr)):
         rows = slice(chunk.row_begin, chunk.row_end)
         edge = linear(chunk.edges_of(edge_attr), p.on_edge)
         part = None if scale is None else scale[rows]
-        y[rows], dy_du[rows] = call_gated(
-            u[rows], v, edge, part, softplus, True, chunk.args
+        y[rows], of_rows = call_gated(
+            u[rows], v, edge, part, softplus, saves, chunk.args
         )
+        if saves:
+            dy_du[rows] = of_rows
     return y, dy_du
 
 

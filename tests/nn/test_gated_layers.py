@@ -80,6 +80,24 @@ def test_each_gradient_alone(name, no_fallback):
         torch.testing.assert_close(grad, expected[k], rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["gated edges", "cg pair edges", "gated", "cg"])
+def test_without_gradients_the_derivative_by_u_is_not_made(name, monkeypatch):
+    from gnnoffload.nn import _gated
+
+    wanted, call = [], _gated.call_gated
+    monkeypatch.setattr(
+        _gated, "call_gated", lambda *args: wanted.append(args[5]) or call(*args)
+    )
+    layer, _, edges, x, attr = case(name)
+    given = x[0] if len(x) == 1 else x, edges, attr
+    expected = layer(*given)
+    assert all(wanted)
+    del wanted[:]
+    with torch.no_grad():
+        assert torch.equal(layer(*given), expected)
+    assert wanted and not any(wanted)
+
+
 @pytest.mark.law(1)
 @pytest.mark.parametrize("name", ["gated edges", "cg pair edges"])
 def test_second_derivatives(name, no_fallback):
