@@ -51,11 +51,22 @@ int64_t attention_scratch(const gnn_attention_args *args, attention_count part,
         [GNN_F16] = ATTENTION_KERNEL(isa, f16, total),                                 \
     },
 
-/* GATV2 with edge_attr: how f comes about */
-typedef enum edge_mode { NO_EDGE, EDGE_ROWS, EDGE_ATTR } edge_mode;
+enum { V2_SLAB = 16 * GNN_WORK }; // numbers of attention_v2.h's rows
 
-static inline edge_mode edge_mode_of(const gnn_attention_args *g) {
-    return g->edge != NULL ? EDGE_ROWS : g->edge_attr != NULL ? EDGE_ATTR : NO_EDGE;
+/* Numbers of a row of loaded attributes: whole eights. */
+static inline int64_t attr_pitch(const gnn_attention_args *g) {
+    return (g->n_edge_features + 7) / 8 * 8;
+}
+
+/* How many heads of a batch there is room for. */
+static inline int64_t attention_heads_at_once(const gnn_attention_args *g,
+                                              const entry_batch *b) {
+    const int64_t room = heads_at_once(b, g->n_heads);
+    const int64_t of_head = b->n * g->n_channels;
+    if (g->kind != GNN_GATV2 || room * of_head <= V2_SLAB) {
+        return room;
+    }
+    return of_head < V2_SLAB ? V2_SLAB / of_head : 1;
 }
 
 /* p + n, or NULL where p is: outputs that nobody wants */

@@ -76,115 +76,6 @@ OUTLINE void NAME(score_gradients)(const attention_view *v, const entry_batch *b
     }
 }
 
-/* ------------------------------------------------------------------------------- GATV2 */
-
-/* One vector of channels at a time, its own sums in registers: with dh = ds * att *
- * lrelu'(h), d_q[i] = sum of dh, d_edge[e] = dh, d_att += ds * lrelu(h), d_edge_weight +=
- * edge_attr (x) dh. */
-INLINE void NAME(v2_gradients_of)(const attention_view *v, const entry_batch *b,
-                                  const ACC *attr, const ACC *ds, int64_t first,
-                                  int64_t n_heads, const result *d_q, edge_mode mode) {
-    const gnn_attention_args *g = v->args;
-    const int64_t n_channels = g->n_channels, n_attr = g->n_edge_features;
-    const VEC slope = NAME(splat)((ACC)g->slope);
-    const bool of_weight = mode == EDGE_ATTR && g->d_edge_weight != NULL;
-    ACC *d_att = v->sums; // [1 + D, H * C]
-    for (int64_t r = 0; r < b->n_rows; r++) {
-        for (int64_t k = 0; k < n_heads; k++) {
-            for (int64_t c = 0; c < n_channels; c += LANES) {
-                const int lanes = LANES_LEFT(c);
-                const int64_t at = (first + k) * n_channels + c;
-                const VEC att = NAME(load_part)((const T *)g->att + at, lanes);
-                VEC sum = NAME(splat)(0), sum_att = NAME(splat)(0);
-                VEC sum_weight[GNN_MAX_EDGE_FEATURES];
-                for (int64_t d = 0; of_weight && d < n_attr; d++) {
-                    sum_weight[d] = NAME(splat)(0);
-                }
-                for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
-                    const NAME(v2_entry) o =
-                        NAME(v2_at)(g, b, e, b->row + r, b->col[e], attr, mode);
-                    const VEC x =
-                        NAME(v2_input)(g, v->width, &o, at, lanes, false, mode);
-                    const VEC of_entry =
-                        NAME(splat)(ds[e * n_heads + k]) * NAME_A(gain)(x, slope);
-                    const VEC dh = of_entry * att;
-                    sum += dh;
-                    sum_att += of_entry * x;
-                    if (mode == EDGE_ROWS && g->d_edge != NULL) {
-                        NAME(store_part)((T *)g->d_edge + b->edge[e] * v->width + at,
-                                         dh, lanes);
-                    }
-                    for (int64_t d = 0; of_weight && d < n_attr; d++) {
-                        sum_weight[d] += NAME(splat)(o.attr[d]) * dh;
-                    }
-                }
-                NAME(leave)(d_q, r * d_q->stride + at, sum, lanes);
-                if (d_att != NULL) {
-                    const VEC before = NAME_A(load_part)(d_att + at, lanes);
-                    NAME_A(store_part)(d_att + at, before + sum_att, lanes);
-                }
-                for (int64_t d = 0; of_weight && d < n_attr; d++) {
-                    ACC *p = d_att + (1 + d) * v->width + at;
-                    const VEC before = NAME_A(load_part)(p, lanes);
-                    NAME_A(store_part)(p, before + sum_weight[d], lanes);
-                }
-            }
-        }
-    }
-}
-
-/* d_edge_attr[eid, d] = <dh, edge_weight[d]> over all heads, dscore read back */
-OUTLINE void NAME(v2_attr_gradients)(const attention_view *v, const entry_batch *b,
-                                     const ACC *attr) {
-    const gnn_attention_args *g = v->args;
-    const int64_t n_channels = g->n_channels, n_attr = g->n_edge_features;
-    const VEC slope = NAME(splat)((ACC)g->slope);
-    for (int64_t r = 0; r < b->n_rows; r++) {
-        for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
-            const NAME(v2_entry) o =
-                NAME(v2_at)(g, b, e, b->row + r, b->col[e], attr, EDGE_ATTR);
-            const ACC *ds = (const ACC *)g->dscore + b->edge[e] * g->n_heads;
-            VEC sums[GNN_MAX_EDGE_FEATURES];
-            for (int64_t d = 0; d < n_attr; d++) {
-                sums[d] = NAME(splat)(0);
-            }
-            for (int64_t k = 0; k < g->n_heads; k++) {
-                for (int64_t c = 0; c < n_channels; c += LANES) {
-                    const int lanes = LANES_LEFT(c);
-                    const int64_t at = k * n_channels + c;
-                    const VEC x =
-                        NAME(v2_input)(g, v->width, &o, at, lanes, false, EDGE_ATTR);
-                    const VEC dh = NAME(splat)(ds[k]) * NAME_A(gain)(x, slope) *
-                                   NAME(load_part)((const T *)g->att + at, lanes);
-                    const T *weight = (const T *)g->edge_weight + at;
-                    for (int64_t d = 0; d < n_attr; d++) {
-                        sums[d] += dh * NAME(load_part)(weight + d * v->width, lanes);
-                    }
-                }
-            }
-            T *p = (T *)g->d_edge_attr + b->edge[e] * n_attr; // [E, D]
-            for (int64_t d = 0; d < n_attr; d++) {
-                p[d] = GNN_GLUE2(down, D)(NAME(total)(sums[d]));
-            }
-        }
-    }
-}
-
-OUTLINE void NAME(v2_gradients)(const attention_view *v, const entry_batch *b,
-                                const ACC *attr, const ACC *ds, int64_t first,
-                                int64_t n_heads, const result *d_q) {
-    switch (edge_mode_of(v->args)) {
-    case NO_EDGE:
-        NAME(v2_gradients_of)(v, b, attr, ds, first, n_heads, d_q, NO_EDGE);
-        break;
-    case EDGE_ROWS:
-        NAME(v2_gradients_of)(v, b, attr, ds, first, n_heads, d_q, EDGE_ROWS);
-        break;
-    default:
-        NAME(v2_gradients_of)(v, b, attr, ds, first, n_heads, d_q, EDGE_ATTR);
-    }
-}
-
 /* --------------------------------------------------------------------------------- DOT */
 
 /* d_edge[eid, h] = scale * ds * q[i, h] + m * alpha * grad[i, h] */
@@ -285,6 +176,19 @@ INLINE void NAME(dot_gradients)(const attention_view *v, const entry_batch *b,
     }
 }
 
+/* d_edge_attr [E, D] */
+INLINE void NAME(put_attrs)(const gnn_attention_args *g, const entry_batch *b,
+                            const ACC *d_attr) {
+    const int64_t n_channels = g->n_edge_features;
+    for (int64_t e = 0; e < b->n; e++) {
+        for (int64_t c = 0; c < n_channels; c += LANES) {
+            const ACC *from = d_attr + e * attr_pitch(g) + c;
+            NAME(store_part)((T *)g->d_edge_attr + b->edge[e] * n_channels + c,
+                             NAME_A(load_part)(from, LANES_LEFT(c)), LANES_LEFT(c));
+        }
+    }
+}
+
 TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *b) {
     const gnn_attention_args *g = v->args;
     const int64_t n_heads = g->n_heads, width = v->width, n_attr = g->n_edge_features;
@@ -303,15 +207,19 @@ TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *
         d_q_edge.data = SHIFTED(T, g->d_q_edge, b->row * d_q_edge.stride);
     }
     _Alignas(64) ACC s[SCORES], ds[SCORES], m[SCORES], delta[SCORES], gains[SCORES];
-    _Alignas(64) ACC attr[GNN_WORK * GNN_MAX_EDGE_FEATURES];
+    _Alignas(64) ACC attr[GNN_WORK * GNN_MAX_EDGE_FEATURES], x[V2_SLAB];
+    _Alignas(64) ACC d_attr[GNN_WORK * GNN_MAX_EDGE_FEATURES];
     const bool v2_attr = g->kind == GNN_GATV2 && g->edge_attr != NULL;
     if (v2_attr) {
         NAME(load_attrs)(g, b, attr);
     }
-    const int64_t room = heads_at_once(b, n_heads);
+    if (v2_attr && g->d_edge_attr != NULL) {
+        memset(d_attr, 0, (size_t)(b->n * attr_pitch(g)) * sizeof *d_attr);
+    }
+    const int64_t room = attention_heads_at_once(g, b);
     for (int64_t h = 0; h < n_heads; h += room) {
         const int64_t n = n_heads - h < room ? n_heads - h : room;
-        NAME(scores)(v, b, attr, h, n, s);
+        NAME(scores)(v, b, attr, h, n, x, s);
         NAME(dots)(b, grad, false, values, b->col, NAME(edge_rows)(g), h, n,
                    g->n_channels, 1, false, ds);
         if (g->grad_edge != NULL) {
@@ -340,14 +248,15 @@ TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *
                 memcpy(to + r * n_heads + h, m + r * n, (size_t)n * sizeof *to);
             }
         } else if (g->kind == GNN_GATV2 &&
-                   (g->d_q != NULL || v->sums != NULL || g->d_edge != NULL)) {
-            NAME(v2_gradients)(v, b, attr, ds, h, n, &d_q);
+                   (g->d_q != NULL || v->sums != NULL || g->d_edge != NULL ||
+                    g->d_edge_attr != NULL)) {
+            NAME(v2_gradients)(v, b, attr, ds, h, n, &d_q, x, d_attr);
         } else if (g->kind == GNN_DOT) {
             NAME(dot_gradients)(v, b, s, ds, h, n, &d_q, &d_q_edge);
         }
     }
     if (g->d_edge_attr != NULL && v2_attr) {
-        NAME(v2_attr_gradients)(v, b, attr);
+        NAME(put_attrs)(g, b, d_attr);
     } else if (g->d_edge_attr != NULL && g->kind == GNN_DOT && g->edge_attr != NULL) {
         NAME(dot_attr_gradients)(v, b);
     }

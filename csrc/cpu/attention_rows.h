@@ -31,13 +31,14 @@ TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *
     }
     _Alignas(64) ACC s[SCORES], most[SCORES], total[SCORES];
     _Alignas(64) ACC attr[GNN_WORK * GNN_MAX_EDGE_FEATURES], factor[SCORES];
+    _Alignas(64) ACC x[V2_SLAB];
     if (g->kind == GNN_GATV2 && g->edge_attr != NULL) {
         NAME(load_attrs)(g, b, attr);
     }
-    const int64_t room = heads_at_once(b, n_heads);
+    const int64_t room = attention_heads_at_once(g, b);
     for (int64_t h = 0; h < n_heads; h += room) {
         const int64_t n = n_heads - h < room ? n_heads - h : room;
-        NAME(scores)(v, b, attr, h, n, s);
+        NAME(scores)(v, b, attr, h, n, x, s);
         NAME(softmax_parts)(b, n, s, most, total);
         if (chunk) {
             memcpy(part + h, most, (size_t)n * sizeof *part);
