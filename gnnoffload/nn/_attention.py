@@ -25,6 +25,7 @@ from gnnoffload.nn._adjacency import (
     adjacency,
 )
 from gnnoffload.nn._gcn_norm import with_self_loops
+from gnnoffload.nn._linear import linears
 from gnnoffload.ops import spmm
 
 
@@ -256,6 +257,13 @@ class _Weights(Function):
             leaves = [t for t, need in zip(operands, wanted, strict=True) if need]
             grads = iter(torch.autograd.grad(again, leaves, grad.to(again.dtype)))
         return None, None, None, None, *(next(grads) if w else None for w in wanted)
+
+
+def projections(x, *layers):
+    """[layer(x) for each of layers], as one node where all are plain."""
+    if all(map(_guard.is_plain, layers)):
+        return linears(x, *((layer.weight, layer.bias) for layer in layers))
+    return [layer(x) for layer in layers]
 
 
 def projected_edges(layer, edge_attr):

@@ -19,6 +19,7 @@ from gnnoffload.nn._attention import (
     finish,
     weights_as_pyg,
 )
+from gnnoffload.nn._linear import linears
 
 
 class GATConv(PyGGATConv):
@@ -95,11 +96,11 @@ class GATConv(PyGGATConv):
         shape = (-1, self.heads, self.out_channels)
         lin_src = self.lin if self.lin is not None else self.lin_src
         lin_dst = self.lin if self.lin is not None else self.lin_dst
-        x_src = lin_src(x).view(shape)
         if x_dst is x and lin_dst is lin_src:
-            both = _node_scores(lin_src, x, x_src, self.att_src, self.att_dst)
-            return x_src, *both.split(self.heads, dim=1)
-        score_src = _node_scores(lin_src, x, x_src, self.att_src)
+            x_src, both = _projected(lin_src, x, self.att_src, self.att_dst)
+            return x_src.view(shape), *both.split(self.heads, dim=1)
+        x_src, score_src = _projected(lin_src, x, self.att_src)
+        x_src = x_src.view(shape)
         if x_dst is None:
             return x_src, score_src, score_src.new_zeros(graph.num_dst, self.heads)
         return x_src, score_src, _folded_scores(lin_dst, x_dst, self.att_dst)
@@ -123,20 +124,21 @@ class GATConv(PyGGATConv):
         return _guard.script_with_pyg(self, PyGGATConv)
 
 
-def _node_scores(lin, x, projected, *atts):
-    """(projected * att).sum(-1) [N, H] of each att [1, H, C], side by side, without a
-    product of the size of `projected` [N, H, C], which is lin(x).
+def _projected(lin, x, *atts):
+    """lin(x) [N, H * C], and (lin(x) * att).sum(-1) [N, H] of each att [1, H, C], side
+    by side, without a product of the size of lin(x).
 
-    One GEMM, of x or of `projected`: the narrower (of width 32 instead of 128 that is
-    half the time of the whole projection step, forward and backward, on a CPU).
+    The scores are one GEMM, of x or of lin(x): the narrower (of width 32 instead of 128
+    that is half the time of the whole projection step, forward and backward, on a CPU).
     """
-    if x.shape[1] <= lin.weight.shape[0] and _guard.is_plain(lin):
-        return _folded_scores(lin, x, *atts)
-    heads, width = projected.shape[1:]
+    if _guard.is_plain(lin) and x.shape[1] <= lin.weight.shape[0]:
+        return linears(x, (lin.weight, lin.bias), (_folded_weight(lin, *atts), None))
+    projected = lin(x)
+    heads, width = atts[0].shape[1:]
     eye = torch.eye(heads, dtype=projected.dtype, device=x.device)
     eye = eye.view(heads, 1, heads)
     columns = [att.view(heads, width, 1) * eye for att in atts]
-    return projected.flatten(1) @ torch.cat(columns, dim=2).view(heads * width, -1)
+    return projected, projected @ torch.cat(columns, dim=2).view(heads * width, -1)
 
 
 def _folded_scores(lin, x, *atts):
@@ -146,9 +148,15 @@ def _folded_scores(lin, x, *atts):
     if not _guard.is_plain(lin):
         projected = lin(x).view(-1, heads, width)
         return torch.cat([(projected * att).sum(dim=-1) for att in atts], dim=1)
+    return linear(x, _folded_weight(lin, *atts))
+
+
+def _folded_weight(lin, *atts):
+    """[H * len(atts), in], of which the scores of x are a product"""
+    heads, width = atts[0].shape[1:]
     weight = lin.weight.view(heads, width, -1)
     rows = [(weight * att.view(heads, width, 1)).sum(dim=1) for att in atts]
-    return linear(x, torch.cat(rows) if len(rows) > 1 else rows[0])
+    return torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 def _scores(score_src, score_dst, score_edge, source, destination, slope):

@@ -13,6 +13,7 @@ from gnnoffload.nn._attention import (
     edges_of_call,
     finish,
     projected_edges,
+    projections,
     weights_as_pyg,
 )
 
@@ -58,9 +59,7 @@ class GATv2Conv(PyGGATv2Conv):
         _fallback.count_fast("GATv2Conv")
 
         shape = (-1, self.heads, self.out_channels)
-        x_l = x_r = self.lin_l(pair[0]).view(shape)
-        if not (self.share_weights and pair[0] is pair[1]):
-            x_r = self.lin_r(pair[1]).view(shape)
+        x_l, x_r = (rows.view(shape) for rows in self._projections(*pair))
         edge = projected_edges(self, edges.attr)
         att, p = self.att[0], self.dropout if self.training else 0.0
         slope = self.negative_slope
@@ -85,6 +84,13 @@ class GATv2Conv(PyGGATv2Conv):
             *(x_l, x_r, att, *map(edge.get, ("edge", "edge_attr", "edge_weight"))),
         )
         return finish(self, out[0], pair[1]), weights_as_pyg(edges, alpha)
+
+    def _projections(self, x_src, x_dst):
+        if x_src is not x_dst:
+            return *projections(x_src, self.lin_l), *projections(x_dst, self.lin_r)
+        if self.share_weights:
+            return projections(x_src, self.lin_l) * 2
+        return projections(x_src, self.lin_l, self.lin_r)
 
     def _reason(self, pair, edge_attr):
         """What only this layer cannot do; None if there is nothing."""

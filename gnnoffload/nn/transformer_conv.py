@@ -17,6 +17,7 @@ from gnnoffload.nn._attention import (
     differentiable,
     edges_of_call,
     projected_edges,
+    projections,
     weights_as_pyg,
 )
 
@@ -60,14 +61,13 @@ class TransformerConv(PyGTransformerConv):
         _fallback.count_fast("TransformerConv")
 
         shape = (-1, self.heads, self.out_channels)
-        query = self.lin_query(pair[1]).view(shape)
-        key = self.lin_key(pair[0]).view(shape)
-        value = self.lin_value(pair[0]).view(shape)
+        query, key, value, skip = self._projections(*pair)
+        query, key, value = (rows.view(shape) for rows in (query, key, value))
         edge = projected_edges(self, edges.attr)
         p = self.dropout if self.training else 0.0
         attend = (edges.graph, query, key, value)
         if not wanted:
-            return self._root(dot_attention(*attend, dropout=p, **edge), pair[1])
+            return self._root(dot_attention(*attend, dropout=p, **edge), skip)
         if p > 0:  # the weights to return are those before dropout
             out = dot_attention(*attend, dropout=p, **edge)
             with torch.no_grad():
@@ -82,14 +82,25 @@ class TransformerConv(PyGTransformerConv):
             lambda *operands: _scores(*operands, *ends),
             *(query, key, *map(edge.get, ("edge", "edge_attr", "edge_weight"))),
         )
-        return self._root(out, pair[1]), weights_as_pyg(edges, alpha, in_matrix=False)
+        return self._root(out, skip), weights_as_pyg(edges, alpha, in_matrix=False)
 
-    def _root(self, out, x_dst):
-        """out [N, H, C] with heads joined and x_dst mixed in."""
+    def _projections(self, x_src, x_dst):
+        """(query, key, value, skip): what is made of one x in one node"""
+        of_src, of_dst = [self.lin_key, self.lin_value], [self.lin_query]
+        if self.root_weight:
+            of_dst.append(self.lin_skip)
+        if x_src is x_dst:
+            query, *rest = projections(x_src, *of_dst, *of_src)
+            skip = rest.pop(0) if self.root_weight else None
+            return query, *rest, skip
+        query, *skip = projections(x_dst, *of_dst)
+        return query, *projections(x_src, *of_src), *(skip or [None])
+
+    def _root(self, out, skip):
+        """out [N, H, C] with heads joined and skip mixed in."""
         out = out.flatten(1) if self.concat else out.mean(dim=1)
-        if not self.root_weight:
+        if skip is None:
             return out
-        skip = self.lin_skip(x_dst)
         if self.lin_beta is None:
             return out + skip
         beta = self.lin_beta(torch.cat([out, skip, out - skip], dim=-1)).sigmoid()
