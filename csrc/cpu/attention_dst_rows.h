@@ -16,7 +16,15 @@ OUTLINE void NAME(deltas)(const attention_view *v, const entry_batch *b, int64_t
                           int64_t n_heads, ACC *delta) {
     const gnn_attention_args *g = v->args;
     const int64_t n_channels = g->n_channels, n_attr = g->n_edge_features;
+    const int64_t bytes = n_heads * n_channels * (int64_t)sizeof(T);
     for (int64_t r = 0; r < b->n_rows; r++) {
+        const int64_t soon = b->row + b->n_rows + r;
+        if (soon < g->a.n_rows) { // of the next batch
+            ask_for((const T *)g->grad + soon * g->grad_stride + first * n_channels,
+                    bytes);
+            ask_for((const ACC *)g->out_acc + soon * v->width + first * n_channels,
+                    n_heads * n_channels * (int64_t)sizeof(ACC));
+        }
         for (int64_t h = 0; h < n_heads; h++) {
             const int64_t of_head = (b->row + r) * g->n_heads + first + h;
             const T *grad = (const T *)g->grad + (b->row + r) * g->grad_stride +
@@ -216,16 +224,17 @@ TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *
     if (v2_attr && g->d_edge_attr != NULL) {
         memset(d_attr, 0, (size_t)(b->n * attr_pitch(g)) * sizeof *d_attr);
     }
+    for (int64_t e = 0; e < b->n; e++) { // both are written at the end of the batch
+        __builtin_prefetch((const ACC *)g->alpha + b->edge[e] * n_heads, 1);
+        __builtin_prefetch((const ACC *)g->dscore + b->edge[e] * n_heads, 1);
+    }
     const int64_t room = attention_heads_at_once(g, b);
     for (int64_t h = 0; h < n_heads; h += room) {
         const int64_t n = n_heads - h < room ? n_heads - h : room;
         NAME(scores)(v, b, attr, h, n, x, s);
-        NAME(dots)(b, grad, false, values, b->col, NAME(edge_rows)(g), h, n,
-                   g->n_channels, 1, false, ds);
-        if (g->grad_edge != NULL) {
-            NAME(dots)(b, grad_edge, true, NAME(attr_rows)(g), b->edge, (operand){0}, h,
-                       n, n_attr, 1, true, ds);
-        }
+        NAME(dots_with_edges)(b, grad, values, NAME(edge_rows)(g), values, grad_edge,
+                              true, NAME(attr_rows)(g), n_attr, h, n, g->n_channels, 1,
+                              ds);
         if (g->kind == GNN_GAT) {
             NAME(gat_gains)(v, b, h, n, s, gains);
         }

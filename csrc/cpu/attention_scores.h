@@ -11,6 +11,8 @@ OUTLINE void NAME(gat_scores)(const attention_view *v, const entry_batch *b,
                               int64_t first, int64_t n_heads, bool slopes, ACC *s) {
     const gnn_attention_args *g = v->args;
     const VEC slope = NAME(splat)((ACC)g->slope);
+    const T *values = (const T *)g->v + first * g->n_channels; // gathered next
+    const int64_t bytes = n_heads * g->n_channels * (int64_t)sizeof(T);
     for (int64_t r = 0; r < b->n_rows; r++) {
         const ACC *dst =
             (const ACC *)g->score_dst + (b->row + r) * g->n_heads + first; // [H]
@@ -19,9 +21,12 @@ OUTLINE void NAME(gat_scores)(const attention_view *v, const entry_batch *b,
                 (const ACC *)g->score_src + b->col[e] * g->n_heads + first; // [H]
             __builtin_prefetch((const ACC *)g->score_src +
                                b->col[e + SOON] * g->n_heads + first);
+            ask_for(values + b->col[e] * g->v_stride, bytes);
             const ACC *edge = NULL; // [H]
             if (g->score_edge != NULL) {
                 edge = (const ACC *)g->score_edge + b->edge[e] * g->n_heads + first;
+                __builtin_prefetch((const ACC *)g->score_edge +
+                                   b->edge[e + SOON] * g->n_heads + first);
             }
             for (int64_t h = 0; h < n_heads; h += LANES) {
                 const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
@@ -61,13 +66,17 @@ OUTLINE void NAME(scores)(const attention_view *v, const entry_batch *b,
     } else {
         const operand q = {g->q, g->q_stride, g->n_channels};
         const operand k = {g->k, g->k_stride, g->n_channels};
-        NAME(dots)(b, q, false, k, b->col, NAME(edge_rows)(g), first, n_heads,
-                   g->n_channels, (ACC)g->scale, false, s);
-        if (g->edge_attr != NULL) {
-            const operand q_edge = {g->q_edge, g->n_heads * n_attr, n_attr};
-            NAME(dots)(b, q_edge, false, NAME(attr_rows)(g), b->edge, (operand){0},
-                       first, n_heads, n_attr, (ACC)g->scale, true, s);
+        const operand values = {g->v, g->v_stride, g->n_channels};
+        operand q_edge = {g->q_edge, g->n_heads * n_attr, n_attr};
+        if (g->edge_attr == NULL) {
+            q_edge.data = NULL;
+        } else if (first == 0) {
+            ask_for_next(&g->a, b, g->edge_attr,
+                         g->edge_attr_stride * (int64_t)sizeof(T));
         }
+        NAME(dots_with_edges)(b, q, k, NAME(edge_rows)(g), values, q_edge, false,
+                              NAME(attr_rows)(g), n_attr, first, n_heads, g->n_channels,
+                              (ACC)g->scale, s);
     }
 }
 

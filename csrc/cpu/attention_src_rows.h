@@ -8,6 +8,34 @@
 #include "cpu/attention_scores.h"
 #include "cpu/softmax_rows.h"
 
+/* alpha and dscore of a batch. On the way the rows of grad and q are asked for. */
+OUTLINE void NAME(read_scores)(const gnn_attention_args *g, const entry_batch *b,
+                               int64_t first, int64_t n_heads, ACC *alpha, ACC *ds) {
+    const ACC *alphas = (const ACC *)g->alpha + first;
+    const ACC *dscores = (const ACC *)g->dscore + first;
+    const T *grads = (const T *)g->grad + first * g->n_channels;
+    const T *qs = g->q != NULL ? (const T *)g->q + first * g->n_channels : NULL;
+    const int64_t bytes = n_heads * g->n_channels * (int64_t)sizeof(T);
+    for (int64_t e = 0; e < b->n; e++) {
+        const int64_t from = b->edge[e] * g->n_heads;
+        const int64_t soon = b->edge[e + SOON] * g->n_heads;
+        __builtin_prefetch(alphas + soon);
+        __builtin_prefetch(dscores + soon);
+        ask_for(grads + b->col[e] * g->grad_stride, bytes);
+        if (qs != NULL) {
+            ask_for(qs + b->col[e] * g->q_stride, bytes);
+        }
+        for (int64_t h = 0; h < n_heads; h += LANES) {
+            const int lanes = n_heads - h < LANES ? (int)(n_heads - h) : LANES;
+            const int64_t to = e * n_heads + h;
+            NAME_A(store_heads)
+            (alpha + to, NAME_A(load_heads)(alphas + from + h, lanes), lanes);
+            NAME_A(store_heads)
+            (ds + to, NAME_A(load_heads)(dscores + from + h, lanes), lanes);
+        }
+    }
+}
+
 TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *b) {
     const gnn_attention_args *g = v->args;
     const int64_t n_heads = g->n_heads, width = v->width, n_channels = g->n_channels;
@@ -28,11 +56,12 @@ TARGET static void NAME(pass_batch)(const attention_view *v, const entry_batch *
     if (g->kind == GNN_GATV2 && g->edge_attr != NULL) {
         NAME(load_attrs)(g, b, attr);
     }
+    ask_for_next(&g->a, b, g->alpha, n_heads * (int64_t)sizeof(ACC));
+    ask_for_next(&g->a, b, g->dscore, n_heads * (int64_t)sizeof(ACC));
     const int64_t room = attention_heads_at_once(g, b);
     for (int64_t h = 0; h < n_heads; h += room) {
         const int64_t n = n_heads - h < room ? n_heads - h : room;
-        NAME(edge_numbers)(b, g->alpha, true, n_heads, h, n, alpha);
-        NAME(edge_numbers)(b, g->dscore, true, n_heads, h, n, ds);
+        NAME(read_scores)(g, b, h, n, alpha, ds);
         if (g->d_v != NULL && g->kind == GNN_GATV2) {
             NAME(v2_values)(v, b, attr, alpha, ds, h, n, &d_v, x);
         } else if (g->d_v != NULL) {

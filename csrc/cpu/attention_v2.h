@@ -45,6 +45,7 @@ OUTLINE void NAME(load_attrs)(const gnn_attention_args *g, const entry_batch *b,
                               ACC *attr) {
     const int64_t n_channels = g->n_edge_features, pitch = attr_pitch(g);
     const T *rows = g->edge_attr;
+    ask_for_next(&g->a, b, rows, g->edge_attr_stride * (int64_t)sizeof(T));
     if (b->n > 0) {
         memset(attr, 0, (size_t)(b->n * pitch) * sizeof *attr);
     }
@@ -119,6 +120,8 @@ INLINE void NAME(v2_inputs_of)(const gnn_attention_args *g, const entry_batch *b
     const T *edges = has_edge ? (const T *)g->edge + slab->at : NULL;
     for (int64_t r = 0; r < b->n_rows; r++) {
         const T *row = (const T *)of_row.data + (b->row + r) * of_row.stride + slab->at;
+        ask_for((const T *)of_row.data + row_soon(b, r) * of_row.stride + slab->at,
+                bytes);
         for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
             const T *col = cols + b->col[e] * of_col.stride;
             const T *edge = has_edge ? edges + b->edge[e] * g->edge_stride : NULL;
@@ -182,6 +185,30 @@ INLINE void NAME(v2_scores_of)(const gnn_attention_args *g, const entry_batch *b
 #undef PAIR
 }
 
+/* The same for heads in fours of n whole vectors: att is in registers. */
+INLINE void NAME(v2_scores_tile)(const gnn_attention_args *g, const entry_batch *b,
+                                 const NAME(slab) * slab, int64_t n_heads, int64_t h,
+                                 ACC *s, int n) {
+    const VEC slope = NAME(splat)((ACC)g->slope);
+    const T *atts = (const T *)g->att + slab->at + h * n * LANES;
+    VEC att[16];
+    for (int j = 0; j < 4 * n; j++) {
+        att[j] = NAME(load)(atts + j * LANES);
+    }
+    for (int64_t e = 0; e < b->n; e++) {
+        const ACC *p = slab->x + e * slab->pitch + h * n * LANES;
+        VEC sum[4];
+        for (int j = 0; j < 4; j++) {
+            sum[j] = NAME(splat)(0);
+            for (int k = j * n; k < j * n + n; k++) {
+                const VEC x = NAME_A(load)(p + k * LANES);
+                sum[j] += x * NAME_A(gain)(x, slope) * att[k];
+            }
+        }
+        NAME_A(totals)(sum[0], sum[1], sum[2], sum[3], s + e * n_heads + h);
+    }
+}
+
 /* s = <att[h], lrelu(v[j, h] + q[i, h] + f[e, h])>. One slab for all of it: it stays. */
 OUTLINE void NAME(v2_scores)(const gnn_attention_args *g, const entry_batch *b,
                              const ACC *attr, int64_t first, int64_t n_heads, ACC *x,
@@ -191,7 +218,14 @@ OUTLINE void NAME(v2_scores)(const gnn_attention_args *g, const entry_batch *b,
     do {
         const NAME(slab) slab = NAME(slab_at)(g, b, first, n_heads, c, x);
         NAME(v2_inputs)(g, b, q, v, attr, &slab);
-#define CALL(n, whole) NAME(v2_scores_of)(g, b, &slab, n_heads, c > 0, s, n, whole)
+#define CALL(n, whole)                                                                 \
+    if ((whole) && slab.heads % 4 == 0) {                                              \
+        for (int64_t h = 0; h < n_heads; h += 4) {                                     \
+            NAME(v2_scores_tile)(g, b, &slab, n_heads, h, s, n);                       \
+        }                                                                              \
+    } else {                                                                           \
+        NAME(v2_scores_of)(g, b, &slab, n_heads, c > 0, s, n, whole);                  \
+    }
         BY_VECTORS(slab.channels, CALL)
 #undef CALL
         c += slab.channels;

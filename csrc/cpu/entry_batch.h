@@ -24,7 +24,8 @@ enum {
 
 typedef struct entry_batch {
     int64_t row, n_rows; // rows [row, row + n_rows)
-    int64_t n;           // entries, at most GNN_WORK
+    int64_t last_row;    // of the graph
+    int64_t first, n;    // entries [first, first + n) of the graph, n at most GNN_WORK
     int64_t chunk;       // number among the chunks of all heavy rows, or -1: whole rows
     int64_t start[BATCH_ROWS + 1]; // row r of the batch has entries start[r], ...
     // of entry e, and of SOON entries beyond the last (the graph's last again and again)
@@ -84,7 +85,7 @@ static inline void fill_batch(const gnn_csr *a, int64_t first, int64_t n,
     const int64_t *eid64 = a->eid_dtype == GNN_I64 ? a->eid : NULL;
     const int64_t left = a->n_edges - first;
     const int64_t known = n + SOON < left ? n + SOON : left;
-    b->n = n;
+    b->first = first, b->n = n, b->last_row = a->n_rows - 1;
     for (int64_t e = 0; e < known; e++) {
         b->col[e] = a->col[first + e];
     }
@@ -102,6 +103,26 @@ static inline void fill_batch(const gnn_csr *a, int64_t first, int64_t n,
 static inline void ask_for(const void *p, int64_t bytes) {
     for (int64_t k = 0; k < bytes; k += 64) {
         __builtin_prefetch((const char *)p + k);
+    }
+}
+
+/* A row a little after row r of the batch, to ask for what is read by row. */
+static inline int64_t row_soon(const entry_batch *b, int64_t r) {
+    const int64_t row = b->row + r + 4;
+    return row < b->last_row ? row : b->last_row;
+}
+
+/* Asks for what the next batch reads of p, `bytes` by edge in the caller's order: such
+ * rows are short, so a look at them is over before SOON entries ahead have come. */
+static inline void ask_for_next(const gnn_csr *a, const entry_batch *b, const void *p,
+                                int64_t bytes) {
+    const int32_t *eid32 = a->eid_dtype == GNN_I32 ? a->eid : NULL;
+    const int64_t *eid64 = a->eid_dtype == GNN_I64 ? a->eid : NULL;
+    const int64_t first = b->first + b->n, left = a->n_edges - first;
+    for (int64_t k = first; p != NULL && k < first + (left < BATCH ? left : BATCH);
+         k++) {
+        const int64_t e = eid32 != NULL ? eid32[k] : eid64 != NULL ? eid64[k] : k;
+        __builtin_prefetch((const char *)p + e * bytes);
     }
 }
 

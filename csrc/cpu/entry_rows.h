@@ -131,6 +131,107 @@ OUTLINE void NAME(dots)(const entry_batch *b, operand u, bool wide, operand x,
 #undef CALL
 }
 
+/* Four heads of n whole vectors from head h on: a row's part of u is in registers. Along
+ * the way rows of `next` are asked for, which the next look at the batch gathers. */
+INLINE void NAME(dots_tile)(const entry_batch *b, operand u, operand x, operand next,
+                            operand u_edge, bool wide, operand edge, bool has_edge,
+                            int64_t n_attr, int64_t n_heads, int64_t first, int64_t h,
+                            ACC scale, ACC *s, int n) {
+    const int64_t head = first + h, bytes = 4 * n * LANES * (int64_t)sizeof(T);
+    const T *source = (const T *)x.data + head * x.apart;
+    const T *later = (const T *)next.data + head * next.apart;
+    const T *attr = edge.data;
+    const VEC times = NAME(splat)(scale);
+    const int lanes_of_edge = (int)n_attr;
+    for (int64_t r = 0; r < b->n_rows; r++) {
+        const T *row = (const T *)u.data + (b->row + r) * u.stride + head * u.apart;
+        VEC w[16], w_edge[4];
+        ask_for((const T *)u.data + row_soon(b, r) * u.stride + head * u.apart, bytes);
+        for (int j = 0; j < 4 * n; j++) {
+            w[j] = times * NAME(load)(row + j / n * u.apart + j % n * LANES);
+        }
+        if (has_edge) {
+            const int64_t size = wide ? (int64_t)sizeof(ACC) : (int64_t)sizeof(T);
+            const int64_t of = row_soon(b, r) * u_edge.stride + head * u_edge.apart;
+            ask_for((const char *)u_edge.data + of * size, 4 * n_attr * size);
+        }
+        for (int j = 0; has_edge && j < 4; j++) {
+            const int64_t of = (b->row + r) * u_edge.stride + (head + j) * u_edge.apart;
+            w_edge[j] =
+                times * NAME(part_of)(u_edge.data, of, lanes_of_edge, false, wide);
+        }
+        for (int64_t e = b->start[r]; e < b->start[r + 1]; e++) {
+            const T *p = source + b->col[e] * x.stride;
+            VEC sum[4];
+            ask_for(source + b->col[e + SOON] * x.stride, bytes);
+            ask_for(later + b->col[e] * next.stride, bytes);
+            for (int j = 0; j < 4; j++) {
+                sum[j] = w[j * n] * NAME(load)(p + j * x.apart);
+                for (int k = 1; k < n; k++) {
+                    sum[j] += w[j * n + k] * NAME(load)(p + j * x.apart + k * LANES);
+                }
+            }
+            if (has_edge) {
+                __builtin_prefetch(attr + b->edge[e + SOON] * edge.stride);
+                const VEC a =
+                    NAME(load_part)(attr + b->edge[e] * edge.stride, lanes_of_edge);
+                for (int j = 0; j < 4; j++) {
+                    sum[j] += w_edge[j] * a;
+                }
+            }
+            NAME_A(totals)(sum[0], sum[1], sum[2], sum[3], s + e * n_heads + h);
+        }
+    }
+}
+
+OUTLINE void NAME(dots_in_turn)(const entry_batch *b, operand u, operand x, operand f,
+                                operand u_edge, bool wide, operand edge, int64_t n_attr,
+                                int64_t first, int64_t n_heads, int64_t n_channels,
+                                ACC scale, ACC *s) {
+    NAME(dots)(b, u, false, x, b->col, f, first, n_heads, n_channels, scale, false, s);
+    if (u_edge.data != NULL) {
+        NAME(dots)(b, u_edge, wide, edge, b->edge, (operand){0}, first, n_heads, n_attr,
+                   scale, true, s);
+    }
+}
+
+/* s[e, h] = scale * (<u[row of e, first + h], x[col[e], first + h] + f[edge[e], first + h]>
+ *                    + <u_edge[row of e, first + h], edge[edge[e]]>)
+ * u_edge [rows, H * n_attr] holds accumulators where `wide`, absent: without the second
+ * product; f absent: 0; next: what is gathered after x, or x itself. */
+OUTLINE void NAME(dots_with_edges)(const entry_batch *b, operand u, operand x,
+                                   operand f, operand next, operand u_edge, bool wide,
+                                   operand edge, int64_t n_attr, int64_t first,
+                                   int64_t n_heads, int64_t n_channels, ACC scale,
+                                   ACC *s) {
+    const bool has_edge = u_edge.data != NULL;
+    const bool fours = n_heads % 4 == 0 && f.data == NULL;
+    if (!fours || (has_edge && n_attr > LANES)) {
+        NAME(dots_in_turn)(b, u, x, f, u_edge, wide, edge, n_attr, first, n_heads,
+                           n_channels, scale, s);
+        return;
+    }
+#define TILES(n, has_edge, wide)                                                       \
+    for (int64_t h = 0; h < n_heads; h += 4) {                                         \
+        NAME(dots_tile)(b, u, x, next, u_edge, wide, edge, has_edge, n_attr, n_heads,  \
+                        first, h, scale, s, n);                                        \
+    }
+#define CALL(n, whole)                                                                 \
+    if (!(whole)) {                                                                    \
+        NAME(dots_in_turn)(b, u, x, f, u_edge, wide, edge, n_attr, first, n_heads,     \
+                           n_channels, scale, s);                                      \
+    } else if (!has_edge) {                                                            \
+        TILES(n, false, false)                                                         \
+    } else if (wide) {                                                                 \
+        TILES(n, true, true)                                                           \
+    } else {                                                                           \
+        TILES(n, true, false)                                                          \
+    }
+    BY_VECTORS(n_channels, CALL)
+#undef CALL
+#undef TILES
+}
+
 /* ----------------------------------------------------------------------- weighted sums */
 
 /* Leaves v, `lanes` lanes of it, in the places a result asks for. */
