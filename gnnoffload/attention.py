@@ -295,22 +295,46 @@ def dot_attention(
     q_edge = None
     if edge_attr is not None and edge_attr.shape[1] == 0:
         edge_attr = None
-    if (
-        edge_attr is not None
-    ):  # [H, C, D]: <q, W a> = <W' q, a>, sum of W a = W sum of a
+    if edge_attr is not None:
+        # [H, C, D]: <q, W a> = <W' q, a>, sum of W a = W sum of a
         projection = edge_weight.reshape(*shape, edge_attr.shape[1])
         q_edge = _by_head(query.flatten(1), projection)
-    elif edge is not None:
-        edge = edge.flatten(1)
-    rows = [tensor.flatten(1) for tensor in (value, key, query)]
-    operands = (*rows, *(None,) * 4, edge, edge_attr, None, q_edge)
-    options = Options(DOT, heads, 0.0, _number(op, "scale", scale), dropout)
-    out, out_edge, alpha = _attend(graph, operands, options, seed, return_weights)
-    out = out.view(graph._n_dst, *shape)
+    rows = query, key, value, edge, edge_attr, q_edge
+    out, out_edge, alpha = _attend_by_dots(
+        graph, rows, _number(op, "scale", scale), dropout, seed, return_weights
+    )
     if edge_attr is not None:
         projected = _by_head(out_edge.to(out.dtype), projection.transpose(1, 2))
         out = out + projected.view_as(out)
     return (out, alpha) if return_weights else out
+
+
+def folded_dot_attention(graph, query, key, value, q_edge, edge_attr, *, dropout=0.0):
+    """`dot_attention` with edge_attr [E, D], its two products with edge_weight left to
+    the caller: q_edge [N, H * D] is edge_weight' query by head, and the product of
+    edge_weight with out_edge by head is to be added to out. Returns (out, out_edge
+    [N, H * D])."""
+    op, shape = "dot_attention", query.shape[1:]
+    check_rows(op, graph, "query", query, (graph._n_dst, "destination"), *shape)
+    check_rows(op, graph, "key", key, (graph._n_src, "source"), *shape)
+    check_rows(op, graph, "value", value, (graph._n_src, "source"), *shape)
+    n_attr = q_edge.shape[1] // shape[0]
+    check_rows(op, graph, "edge_attr", edge_attr, (graph._n_edges, "edge"), n_attr)
+    scale = 1 / math.sqrt(max(query.shape[2], 1))
+    rows = query, key, value, None, edge_attr, q_edge
+    return _attend_by_dots(graph, rows, scale, dropout, None, False)[:2]
+
+
+def _attend_by_dots(graph, rows, scale, dropout, seed, return_weights):
+    """(out [N, H, C], out_edge, alpha or None)"""
+    query, key, value, edge, edge_attr, q_edge = rows
+    edge = None if edge is None else edge.flatten(1)
+    heads = query.shape[1]
+    nodes = [tensor.flatten(1) for tensor in (value, key, query)]
+    operands = (*nodes, *(None,) * 4, edge, edge_attr, None, q_edge)
+    options = Options(DOT, heads, 0.0, scale, dropout)
+    out, out_edge, alpha = _attend(graph, operands, options, seed, return_weights)
+    return out.view(graph._n_dst, *query.shape[1:]), out_edge, alpha
 
 
 def _by_head(x, weight):

@@ -259,11 +259,12 @@ class _Weights(Function):
         return None, None, None, None, *(next(grads) if w else None for w in wanted)
 
 
-def projections(x, *layers):
-    """[layer(x) for each of layers], as one node where all are plain."""
+def projections(x, *layers, more=()):
+    """[layer(x) for each of layers] and linears(x, *more), as one node where all layers
+    are plain."""
     if all(map(_guard.is_plain, layers)):
-        return linears(x, *((layer.weight, layer.bias) for layer in layers))
-    return [layer(x) for layer in layers]
+        return linears(x, *((layer.weight, layer.bias) for layer in layers), *more)
+    return [*(layer(x) for layer in layers), *linears(x, *more)]
 
 
 def projected_edges(layer, edge_attr):

@@ -11,7 +11,7 @@ from torch_geometric.nn.conv.transformer_conv import (
 )
 
 from gnnoffload import _fallback
-from gnnoffload.attention import dot_attention
+from gnnoffload.attention import dot_attention, folded_dot_attention
 from gnnoffload.nn import _guard
 from gnnoffload.nn._attention import (
     differentiable,
@@ -20,6 +20,9 @@ from gnnoffload.nn._attention import (
     projections,
     weights_as_pyg,
 )
+from gnnoffload.nn._linear import linears
+
+MOST_FOLDED_HEADS = 8  # with more, zeros would outweigh the products with lin_edge
 
 
 class TransformerConv(PyGTransformerConv):
@@ -60,11 +63,13 @@ class TransformerConv(PyGTransformerConv):
             )
         _fallback.count_fast("TransformerConv")
 
+        p = self.dropout if self.training else 0.0
+        if not wanted and self._folds(pair, edges.attr):
+            return self._folded(edges.graph, *pair, edges.attr, p)
         shape = (-1, self.heads, self.out_channels)
         query, key, value, skip = self._projections(*pair)
         query, key, value = (rows.view(shape) for rows in (query, key, value))
         edge = projected_edges(self, edges.attr)
-        p = self.dropout if self.training else 0.0
         attend = (edges.graph, query, key, value)
         if not wanted:
             return self._root(dot_attention(*attend, dropout=p, **edge), skip)
@@ -84,17 +89,50 @@ class TransformerConv(PyGTransformerConv):
         )
         return self._root(out, skip), weights_as_pyg(edges, alpha, in_matrix=False)
 
-    def _projections(self, x_src, x_dst):
-        """(query, key, value, skip): what is made of one x in one node"""
-        of_src, of_dst = [self.lin_key, self.lin_value], [self.lin_query]
-        if self.root_weight:
-            of_dst.append(self.lin_skip)
+    def _projections(self, x_src, x_dst, *more):
+        """[query, key, value, skip or None] and x_dst by each (weight, bias) of `more`;
+        what is made of one x is made in one node."""
+        of_dst = [self.lin_query, self.lin_skip][: 1 + self.root_weight]
+        of_src = [self.lin_key, self.lin_value]
         if x_src is x_dst:
-            query, *rest = projections(x_src, *of_dst, *of_src)
-            skip = rest.pop(0) if self.root_weight else None
-            return query, *rest, skip
-        query, *skip = projections(x_dst, *of_dst)
-        return query, *projections(x_src, *of_src), *(skip or [None])
+            key, value, *rows = projections(x_src, *of_src, *of_dst, more=more)
+        else:
+            key, value = projections(x_src, *of_src)
+            rows = projections(x_dst, *of_dst, more=more)
+        query, *rows = rows
+        skip = rows.pop(0) if self.root_weight else None
+        return query, key, value, skip, *rows
+
+    def _folds(self, pair, edge_attr):
+        """Whether `_folded` does; the layer itself may be in any other state."""
+        layers = self.lin_query, self.lin_edge, self.lin_skip
+        return (
+            edge_attr is not None
+            and 0 < edge_attr.shape[1] <= self.out_channels
+            and self.heads <= MOST_FOLDED_HEADS
+            and self.concat
+            and self.root_weight
+            and self.lin_beta is None
+            and edge_attr.dtype is pair[0].dtype
+            and all(map(_guard.is_plain, layers))
+        )
+
+    def _folded(self, graph, x_src, x_dst, edge_attr, p):
+        """lin_edge [H, C, D] on both sides of the edges, never on them: folded into
+        lin_query for the scores, and after the sum for the values."""
+        heads, channels = self.heads, self.out_channels
+        of_edge = self.lin_edge.weight.view(heads, channels, -1)
+        of_query = torch.bmm(
+            of_edge.transpose(1, 2), self.lin_query.weight.view(heads, channels, -1)
+        ).flatten(0, 1)
+        bias = self.lin_query.bias
+        if bias is not None:
+            bias = (of_edge * bias.view(heads, channels, 1)).sum(dim=1).flatten()
+        *rows, skip, q_edge = self._projections(x_src, x_dst, (of_query, bias))
+        rows = [row.view(-1, heads, channels) for row in rows]
+        out, out_edge = folded_dot_attention(graph, *rows, q_edge, edge_attr, dropout=p)
+        (y,) = linears(out_edge.to(out.dtype), (torch.block_diag(*of_edge), None))
+        return y.add_(skip).add_(out.flatten(1))
 
     def _root(self, out, skip):
         """out [N, H, C] with heads joined and skip mixed in."""
