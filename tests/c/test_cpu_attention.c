@@ -567,6 +567,8 @@ int main(void) {
         {GNN_DOT, ATTR, 4, 16, 8, 1, 0, 0},
         {GNN_DOT, ATTR, 1, 150, 19, 0, 0, 0.4},
         {GNN_DOT, ATTR, 70, 2, 1, 0, 0, 0.2},
+        {GNN_DOT, ATTR, 8, 32, 5, 2, 0, 0.1},
+        {GNN_GATV2, ATTR, 4, 32, 9, 0, 0.2, 0.3},
     };
     const int64_t light[] = {3, 0, 70, 1, 1, 12, 5, 0, 0, 2};
     const int64_t mixed[] = {0, 2, 1024, 1025, 7, 0, 2600, 40};

@@ -1,0 +1,69 @@
+"""Several linear maps of one x as one node: values, gradients, what it leaves alone."""
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from gnnoffload.nn import _linear
+
+N, F = 600, 64  # a product of ONEDNN_FROM multiply-adds and one below
+SIZES = 64, 3
+
+
+def problem(dtype=torch.float32):
+    torch.manual_seed(0)
+    x = torch.randn(N, F).to(dtype).requires_grad_()
+    weights = [torch.randn(n, F).to(dtype).requires_grad_() for n in SIZES]
+    bias = torch.randn(SIZES[0]).to(dtype).requires_grad_()
+    return x, list(zip(weights, (bias, None), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_values_and_gradients(dtype, onednn, monkeypatch):
+    assert N * F * SIZES[0] >= _linear.ONEDNN_FROM > N * F * SIZES[1]
+    if not onednn:
+        monkeypatch.setattr(_linear, "_onednn", None)
+    x, maps = problem(dtype)
+    leaves = [x, *(t for pair in maps for t in pair if t is not None)]
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    y = _linear.linears(x, *maps)
+    right = linear(exact[0], exact[1], exact[2]), linear(exact[0], exact[3])
+    loss, sure = (sum(t.square().mean() for t in ts) for ts in (y, right))
+    grads, true = torch.autograd.grad(loss, leaves), torch.autograd.grad(sure, exact)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2}
+    for got, want in zip((*y, *grads), (*right, *true), strict=True):
+        assert got.dtype is dtype
+        assert (got.double() - want).norm() <= tolerance[dtype] * want.norm()
+
+
+def test_an_output_that_nobody_uses():
+    x, maps = problem()
+    first, _ = _linear.linears(x, *maps)
+    grads = torch.autograd.grad(first.sum(), (x, maps[1][0]), allow_unused=True)
+    torch.testing.assert_close(grads[0], maps[0][0].detach().sum(0).expand(N, -1))
+    assert grads[1] is None
+
+
+def test_second_derivatives():
+    x, maps = problem()
+    y = sum(t.pow(3).sum() for t in _linear.linears(x, *maps))
+    (grad,) = torch.autograd.grad(y, x, create_graph=True)
+    got = torch.autograd.grad(grad.square().mean(), (x, maps[0][0]))
+    y = sum(linear(x, weight, bias).pow(3).sum() for weight, bias in maps)
+    (grad,) = torch.autograd.grad(y, x, create_graph=True)
+    want = torch.autograd.grad(grad.square().mean(), (x, maps[0][0]))
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
+
+
+def test_gradients_of_x_do_not_change_what_others_hold():
+    x, maps = problem()
+    parts = []
+    first, second = _linear.linears(x, *maps)
+    x.register_hook(lambda grad: parts.append(grad.clone()))
+    (first.sum() + second.sum()).backward(retain_graph=True)
+    once = x.grad.clone()
+    (first.sum() + second.sum()).backward()
+    assert torch.equal(x.grad, 2 * once)
+    assert torch.equal(parts[0], parts[1])
