@@ -6,7 +6,7 @@ folded into lin_edge as a [H, edge_dim] matrix, so [E, H, C] never exists.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import leaky_relu, linear
+from torch.nn.functional import leaky_relu
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.gat_conv import GATConv as PyGGATConv
 
@@ -148,7 +148,7 @@ def _folded_scores(lin, x, *atts):
     if not _guard.is_plain(lin):
         projected = lin(x).view(-1, heads, width)
         return torch.cat([(projected * att).sum(dim=-1) for att in atts], dim=1)
-    return linear(x, _folded_weight(lin, *atts))
+    return linears(x, (_folded_weight(lin, *atts), None))[0]
 
 
 def _folded_weight(lin, *atts):
