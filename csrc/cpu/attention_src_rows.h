@@ -18,9 +18,6 @@ OUTLINE void NAME(read_scores)(const gnn_attention_args *g, const entry_batch *b
     const int64_t bytes = n_heads * g->n_channels * (int64_t)sizeof(T);
     for (int64_t e = 0; e < b->n; e++) {
         const int64_t from = b->edge[e] * g->n_heads;
-        const int64_t soon = b->edge[e + SOON] * g->n_heads;
-        __builtin_prefetch(alphas + soon);
-        __builtin_prefetch(dscores + soon);
         ask_for(grads + b->col[e] * g->grad_stride, bytes);
         if (qs != NULL) {
             ask_for(qs + b->col[e] * g->q_stride, bytes);
