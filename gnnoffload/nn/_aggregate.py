@@ -1,10 +1,10 @@
 """Aggregation and projection in the cheaper order, in the dtype PyG would use."""
 
 import torch
-from torch.nn.functional import linear
 
 from gnnoffload._dispatch import is_transformed
 from gnnoffload.nn._guard import is_plain
+from gnnoffload.nn._linear import is_tall, projected
 from gnnoffload.ops import spmm
 
 
@@ -38,25 +38,26 @@ def aggregate_and_project(graph, x, weight, reduce, lin):
         return lin(aggregate(graph, x, weight, reduce))
     w, bias = lin._parameters["weight"], lin._parameters["bias"]
     if not projects_first(graph, x, w):
-        return linear(spmm(graph, x, weight, reduce), w, bias)
-    y = spmm(graph, linear(x, w), weight, reduce)
+        return projected(spmm(graph, x, weight, reduce), w, bias)
+    y = spmm(graph, projected(x, w), weight, reduce)
     return y if bias is None else y + bias
 
 
 def add_projection(y, x, lin, made_by):
-    """y + lin(x) for a lin without bias, in one pass over y when that is the same.
+    """y + lin(x) for a lin without bias, in place when that is the same.
 
     y is overwritten when nobody else can hold it: `made_by`, the module whose output it
-    is, is plain (no hooks). That is one [N_dst, F_out] less at the peak, the same bits.
+    is, is plain (no hooks). That is one [N_dst, F_out] less at the peak.
     """
     w = lin._parameters.get("weight")
     if not (w is not None and y.dtype is x.dtype is w.dtype and is_plain(lin)):
         return y + lin(x)
     if lin._parameters["bias"] is not None:
         return y + lin(x)
-    if is_plain(made_by) and not is_transformed():
-        return y.addmm_(x, w.t())
-    return torch.addmm(y, x, w.t())
+    in_place = is_plain(made_by) and not is_transformed()
+    if in_place and is_tall(x, w):
+        return y.add_(projected(x, w))
+    return y.addmm_(x, w.t()) if in_place else torch.addmm(y, x, w.t())
 
 
 def add_root(y, x, eps):

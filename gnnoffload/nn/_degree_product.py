@@ -13,6 +13,7 @@ products of each scaler took 145 of 255 ms.
 import torch
 
 from gnnoffload._dispatch import eager_apply, is_transformed
+from gnnoffload.nn._linear import product
 
 SHIFTED = ("mean", "min", "max")
 RANGE_ROWS = 2048  # of F = 64: half a MiB, so a range stays in the cache
@@ -127,9 +128,9 @@ class _DegreeProduct(torch.autograd.Function):
         ctx.save_for_backward(weight, shift, *ys)
         out = shift.new_empty(graph.num_dst, weight.shape[3])
         for part in _each_range(how, weight, shift, ys):
-            rows = part.statistic(0) @ part.weight[0]
+            rows = product(part.statistic(0), part.weight[0].t())
             for r in range(1, len(ys)):
-                rows.addmm_(part.statistic(r), part.weight[r])
+                rows += product(part.statistic(r), part.weight[r].t())
             out.index_copy_(0, part.rows, rows)
         for rows in _ranges(graph).rare:
             some = (t.index_select(0, rows) for t in (shift, *ys))
@@ -179,7 +180,7 @@ def _backward(how, inputs, needs, grad):
         moved = torch.zeros_like(part._shift) if needs_shift else None
         for r, c in enumerate(part.coefficients):
             if needs_ys[r] or (needs_shift and c):
-                grad_y = g @ part.weight[r].t()
+                grad_y = product(g, part.weight[r])
                 if needs_ys[r]:
                     grad_ys[r].index_copy_(0, part.rows, grad_y)
                 if needs_shift and c:

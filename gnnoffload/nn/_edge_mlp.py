@@ -14,6 +14,7 @@ from gnnoffload._dispatch import eager_apply
 from gnnoffload._ranges import DST, SRC, Range, bounds
 from gnnoffload.graph import _NO_EID, Graph, _for_kernels
 from gnnoffload.messages import gather, segment
+from gnnoffload.nn._linear import through
 from gnnoffload.ops import spmm
 
 RANGE_BYTES = 1 << 20  # of the widest tensor of a range: a core's second-level cache
@@ -49,13 +50,7 @@ def _whole(graph, u, v, edge_attr, weight, rest, reduce):
     z = z + gather(graph, pad(u, (0, v.shape[1] - u.shape[1])), "dst")
     if edge_attr is not None:
         z = z + edge_attr @ weight.t()
-    return segment(graph, _apply(rest, z), reduce)
-
-
-def _apply(modules, z):
-    for module in modules:
-        z = module(z)
-    return z
+    return segment(graph, through(rest, z), reduce)
 
 
 class _EdgeMlp(torch.autograd.Function):
@@ -66,7 +61,7 @@ class _EdgeMlp(torch.autograd.Function):
         y = None
         for part in parts(graph, width * u.element_size()):
             z = part.sum_of_ends(u, v, edge_attr, weight)
-            rows = spmm(part.rows, _apply(rest, z), reduce=reduce)
+            rows = spmm(part.rows, through(rest, z), reduce=reduce)
             if y is None:
                 y = rows.new_zeros(graph.num_dst, rows.shape[1])
             y[part.begin : part.end] = rows
@@ -107,7 +102,7 @@ def _backward(how, inputs, needs, grad_y):
     for part in parts(graph, width * u.element_size()):
         z = part.sum_of_ends(u, v, edge_attr, weight).requires_grad_()
         with torch.enable_grad():
-            m = _apply(rest, z.clone() if in_place else z)
+            m = through(rest, z.clone() if in_place else z)
             y = spmm(part.rows, m, reduce=reduce)
         grad_z, *grads = torch.autograd.grad(
             y, [z, *parameters], grad_y[part.begin : part.end], allow_unused=True

@@ -5,7 +5,7 @@ runs at every call, so each test is an attribute read; together they cost about 
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
@@ -14,6 +14,7 @@ from gnnoffload import _fallback
 from gnnoffload.graph import Graph
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+LINEAR = (nn.Linear, Linear)
 REDUCE = {SumAggregation: "sum", MeanAggregation: "mean"}
 
 
@@ -119,7 +120,7 @@ def reduction(layer):
 def is_plain(linear):
     """True when calling `linear` is exactly x @ weight.T + bias, so it may be moved."""
     return (
-        type(linear) is Linear
+        type(linear) in LINEAR
         and not linear._forward_hooks
         and not linear._forward_pre_hooks
         and not torch.is_autocast_enabled("cpu")

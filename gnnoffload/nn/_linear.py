@@ -1,4 +1,4 @@
-"""Several linear maps of one x as one autograd node.
+"""Linear maps of node features, several of one x as one autograd node.
 
 Backward adds the parts of the gradient of x up in one tensor, each as soon as it is
 made. On a CPU in float32 the tall products go to oneDNN, which torch carries, where
@@ -7,9 +7,12 @@ less than half the time, on others as long.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import linear
+
+from gnnoffload._dispatch import is_transformed
+from gnnoffload.nn._guard import is_plain
 
 ONEDNN_FROM = 2**20  # multiply-adds of a product; its calls cost 10 us more
 
@@ -28,6 +31,29 @@ def linears(x, *maps):
     return list(_Linears.apply(x, *parts))
 
 
+def projected(x, weight, bias=None):
+    """x [N, F] @ weight.T + bias"""
+    if is_tall(x, weight) and not is_transformed():
+        return linears(x, (weight, bias))[0]
+    return linear(x, weight, bias)
+
+
+def through(modules, x):
+    """x through the modules in turn, a plain Linear by `projected`."""
+    for module in modules:
+        if x.dim() == 2 and is_plain(module):
+            x = projected(x, module.weight, module.bias)
+        elif type(module) is nn.Sequential and not _is_watched(module):
+            x = through(module, x)
+        else:
+            x = module(x)
+    return x
+
+
+def _is_watched(module):
+    return module._forward_hooks or module._forward_pre_hooks
+
+
 def _is_plain(*tensors):
     """Whether eager autograd sees nothing but tensors of one dtype."""
     dtype = tensors[0].dtype
@@ -43,7 +69,7 @@ class _Linears(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *parts[::2])
         maps = zip(parts[::2], parts[1::2], strict=True)
-        return tuple(_product(x, weight, bias) for weight, bias in maps)
+        return tuple(product(x, weight, bias) for weight, bias in maps)
 
     @staticmethod
     def backward(ctx, *grads):
@@ -55,7 +81,7 @@ class _Linears(Function):
                 of_parts += [None, None]
                 continue
             if needs_x:
-                grad_x = _added(grad_x, _product(grad, weight.t(), None))
+                grad_x = _added(grad_x, product(grad, weight.t()))
             of_parts += [
                 grad.t() @ x if needs[2 * k] else None,
                 grad.sum(0) if needs[2 * k + 1] else None,
@@ -69,17 +95,23 @@ def _added(total, part):
     return total + part if torch.is_grad_enabled() else total.add_(part)
 
 
-def _product(x, weight, bias):
+def product(x, weight, bias=None):
     """x @ weight.T + bias; under create_graph=True as torch can differentiate it."""
-    if (
-        x.dtype is torch.float32
-        and x.is_cpu
-        and not torch.is_grad_enabled()
-        and x.shape[0] * weight.numel() >= ONEDNN_FROM
-        and _onednn is not None
-    ):
+    if is_tall(x, weight) and not torch.is_grad_enabled():
+        if not (weight.is_contiguous() or weight.t().is_contiguous()):
+            weight = weight.contiguous()  # a slice takes seconds instead of 1 ms
         return _onednn(x.contiguous(), weight, bias, "none", [], "")
     return linear(x, weight, bias)
+
+
+def is_tall(x, weight):
+    """Whether x @ weight.T goes to oneDNN."""
+    return (
+        x.dtype is torch.float32
+        and x.is_cpu
+        and x.shape[0] * weight.numel() >= ONEDNN_FROM
+        and _onednn is not None
+    )
 
 
 def _find_onednn():

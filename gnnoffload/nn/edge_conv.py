@@ -2,16 +2,15 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.edge_conv import EdgeConv as PyGEdgeConv
-from torch_geometric.nn.dense.linear import Linear
 
 from gnnoffload import _chunk, _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._chunked import in_chunks
 from gnnoffload.nn._edge_mlp import edge_mlp
+from gnnoffload.nn._linear import projected, through
 from gnnoffload.ops import spmm
 
 
@@ -63,14 +62,14 @@ class EdgeConv(PyGEdgeConv):
         first, *rest = self.nn
         width = first.weight.shape[1] // 2
         on_dst, on_src = first.weight[:, :width], first.weight[:, width:]
-        u = linear(x_dst, on_dst - on_src, first.bias)
-        v = linear(x_src, on_src)
+        u = projected(x_dst, on_dst - on_src, first.bias)
+        v = projected(x_src, on_src)
         rest = [m for m in rest if type(m) is not nn.Identity]
         if reduce in ("max", "min") and all(_is_monotone(m) for m in rest):
-            y = _through(rest, spmm(graph, v, reduce=reduce) + u)
+            y = through(rest, spmm(graph, v, reduce=reduce) + u)
             return _where_edges(graph, y)
         last = None
-        if reduce in ("sum", "mean") and rest and type(rest[-1]) in _LINEAR:
+        if reduce in ("sum", "mean") and rest and type(rest[-1]) in _guard.LINEAR:
             last = rest.pop()  # a Linear of a sum is the sum of Linears
         if rest:
             y = edge_mlp(graph, u, v, rest, reduce, _width(first, rest))
@@ -78,7 +77,7 @@ class EdgeConv(PyGEdgeConv):
             y = spmm(graph, v, reduce=reduce) + _times_degree(graph, u, reduce)
         if last is None:
             return y
-        y = linear(y, last.weight)
+        y = projected(y, last.weight)
         if last.bias is None:
             return y
         return y + _times_degree(graph, last.bias, reduce)
@@ -97,7 +96,7 @@ class EdgeConv(PyGEdgeConv):
             return False
         first = self.nn[0]
         return (
-            type(first) in _LINEAR
+            type(first) in _guard.LINEAR
             and first.weight.shape[1] == 2 * pair[0].shape[1] == 2 * pair[1].shape[1]
             and pair[0].dtype is pair[1].dtype is first.weight.dtype
             and not any(
@@ -113,13 +112,6 @@ class EdgeConv(PyGEdgeConv):
 
 
 _REDUCE = ("sum", "mean", "max", "min")
-_LINEAR = (nn.Linear, Linear)
-
-
-def _through(modules, x):
-    for module in modules:
-        x = module(x)
-    return x
 
 
 def _is_monotone(module):
@@ -150,7 +142,7 @@ def _is_random(module):
 
 
 _KNOWN = (
-    *(nn.Linear, Linear, nn.LayerNorm, nn.Sequential, nn.Identity),
+    *(*_guard.LINEAR, nn.LayerNorm, nn.Sequential, nn.Identity),
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Sigmoid),
     *(nn.Softplus, nn.SELU, nn.CELU, nn.Mish, nn.PReLU, nn.BatchNorm1d),
 )
@@ -159,4 +151,4 @@ _KNOWN = (
 def _width(first, rest):
     """Of the widest tensor between the modules."""
     found = [first, *(m for part in rest for m in part.modules())]
-    return max(m.weight.shape[0] for m in found if type(m) in _LINEAR)
+    return max(m.weight.shape[0] for m in found if type(m) in _guard.LINEAR)

@@ -1,6 +1,5 @@
 """GCNConv: D^-1/2 (A + I) D^-1/2 X W, in one product with one scale per node."""
 
-from torch.nn.functional import linear
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.gcn_conv import GCNConv as PyGGCNConv
 
@@ -14,6 +13,7 @@ from gnnoffload.nn._gcn_norm import (
     normalized_hop,
     plain_hop,
 )
+from gnnoffload.nn._linear import projected, through
 
 
 class GCNConv(PyGGCNConv):
@@ -58,8 +58,8 @@ class GCNConv(PyGGCNConv):
         dtype = x.dtype
         if self._aggregates_first(adj, x, edge_weight):
             y = self._product(adj, x, edge_weight, dtype)
-            return linear(y, self.lin.weight, self.bias)
-        y = self._product(adj, self.lin(x), edge_weight, dtype)
+            return projected(y, self.lin.weight, self.bias)
+        y = self._product(adj, through([self.lin], x), edge_weight, dtype)
         return y if self.bias is None else y + self.bias
 
     def _reason(self, edge_index, edge_weight):

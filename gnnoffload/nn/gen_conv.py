@@ -9,6 +9,7 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._chunked import in_chunks
+from gnnoffload.nn._linear import through
 from gnnoffload.ops import gine, spmm
 from gnnoffload.reductions import aggregate
 
@@ -52,18 +53,22 @@ class GENConv(PyGGENConv):
 
         x_src, x_dst = pair
         if hasattr(self, "lin_src"):
-            x_src = self.lin_src(x_src)
+            x_src = through([self.lin_src], x_src)
         if edge_attr is None:
             out = self._without_edges(adj.graph, x_src, x_dst)
         else:
             out = self._with_edges(adj.graph, x_src, x_dst, edge_attr)
         if hasattr(self, "lin_aggr_out"):
-            out = self.lin_aggr_out(out)
+            out = through([self.lin_aggr_out], out)
         if hasattr(self, "msg_norm"):
             out = self.msg_norm(x_src if x_dst is None else x_dst, out)
         if x_dst is not None:
-            out = out + (self.lin_dst(x_dst) if hasattr(self, "lin_dst") else x_dst)
-        return self.mlp(out)
+            if hasattr(self, "lin_dst"):
+                x_dst = through([self.lin_dst], x_dst)
+            out = out + x_dst
+        if self.mlp._forward_hooks or self.mlp._forward_pre_hooks:
+            return self.mlp(out)
+        return through(self.mlp, out)
 
     def _without_edges(self, graph, x_src, x_dst):
         module = self.aggr_module

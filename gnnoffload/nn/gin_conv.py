@@ -8,6 +8,7 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import SPARSE, adjacency
 from gnnoffload.nn._aggregate import add_root, aggregate
+from gnnoffload.nn._linear import through
 
 
 class GINConv(PyGGINConv):
@@ -40,7 +41,7 @@ class GINConv(PyGGINConv):
         out = aggregate(adj.graph, x_src, weight, _guard.reduction(self))
         if x_dst is not None:
             out = add_root(out, x_dst, self.eps)
-        return self.nn(out)
+        return through([self.nn], out)
 
     def _forward_pyg(self, reason, x, edge_index, size):
         size = _guard.size_for_pyg(edge_index, size)

@@ -8,6 +8,7 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._aggregate import add_root, constant_factor
+from gnnoffload.nn._linear import through
 from gnnoffload.nn._relu_message import relu_message_sum
 
 
@@ -51,7 +52,7 @@ class GINEConv(PyGGINEConv):
             out = out / adj.graph.degree.clamp(min=1).view(-1, 1).to(out.dtype)
         if root is None and x_dst is not None:
             out = add_root(out, x_dst, self.eps)
-        return self.nn(out)
+        return through([self.nn], out)
 
     def _root_factor(self, x, x_dst, edge):
         """1 + eps where (1 + eps) * x_dst may be added inside the product, else None:

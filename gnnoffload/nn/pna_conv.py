@@ -11,6 +11,7 @@ from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import adjacency
 from gnnoffload.nn._chunked import in_chunks
 from gnnoffload.nn._degree_product import degree_product
+from gnnoffload.nn._linear import linears, projected, through
 from gnnoffload.reductions import aggregate
 
 
@@ -59,9 +60,8 @@ class PNAConv(PyGPNAConv):
         _fallback.count_fast("PNAConv")
         if len(self.pre_nns[0]) > 1:
             return self._through_messages(x, adj.graph, edge_attr)
-        return self.lin(
-            self._post(x, adj.graph, *self._statistics(x, adj.graph, edge_attr))
-        )
+        statistics, shift = self._statistics(x, adj.graph, edge_attr)
+        return through([self.lin], self._post(x, adj.graph, statistics, shift))
 
     def _statistics(self, x, graph, edge_attr):
         """{name: [N, towers * F_in]} of the messages without a, and a"""
@@ -70,8 +70,11 @@ class PNAConv(PyGPNAConv):
             [lin.weight[:, k * width : (k + 1) * width] for lin in first]
             for k in range(3)
         )
-        a = self._project(x, on_dst) + torch.cat([lin.bias for lin in first])
-        b = self._project(x, on_src)
+        bias = torch.cat([lin.bias for lin in first])
+        if self.divide_input:
+            a, b = self._project(x, on_dst) + bias, self._project(x, on_src)
+        else:
+            a, b = linears(x, (torch.cat(on_dst), bias), (torch.cat(on_src), None))
         c = None
         if edge_attr is not None:
             weight, encoder = torch.cat(on_edge), self.edge_encoder
@@ -83,9 +86,7 @@ class PNAConv(PyGPNAConv):
         return dict(zip(names, aggregate(graph, b, names, c), strict=True)), a
 
     def _project(self, x, weights):
-        """[N, towers * F_in] of each tower's weight [F_in, F_in]"""
-        if not self.divide_input:
-            return linear(x, torch.cat(weights))
+        """[N, towers * F_in]: each tower's part of x by its weight [F_in, F_in]"""
         parts = x.view(-1, self.towers, self.F_in).unbind(1)
         return torch.cat(
             [linear(part, w) for part, w in zip(parts, weights, strict=True)], dim=1
@@ -120,7 +121,7 @@ class PNAConv(PyGPNAConv):
             first = nn[0]
             on_x = first.weight[:, :width]
             on_statistics = first.weight[:, width:].t()
-            out = linear(x_t, on_x, first.bias) + degree_product(
+            out = projected(x_t, on_x, first.bias) + degree_product(
                 graph,
                 dict(zip(statistics, ys_t, strict=True)),
                 shift_t,

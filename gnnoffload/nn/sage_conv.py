@@ -9,6 +9,7 @@ from gnnoffload import _fallback
 from gnnoffload.nn import _aggregators, _guard
 from gnnoffload.nn._adjacency import SPARSE, adjacency
 from gnnoffload.nn._aggregate import add_projection, aggregate_and_project
+from gnnoffload.nn._linear import through
 
 
 class SAGEConv(PyGSAGEConv):
@@ -45,7 +46,7 @@ class SAGEConv(PyGSAGEConv):
 
         x_src, x_dst = pair
         if self.project:
-            x_src = self.lin(x_src).relu()
+            x_src = through([self.lin], x_src).relu()
         if linear:
             # as PyG: the values of a SparseTensor are dropped
             weight = adj.values if adj.form is SPARSE else None
@@ -53,7 +54,8 @@ class SAGEConv(PyGSAGEConv):
                 adj.graph, x_src, weight, _guard.reduction(self), self.lin_l
             )
         else:
-            out = self.lin_l(_aggregators.reduce_by(adj.graph, x_src, self.aggr_module))
+            out = _aggregators.reduce_by(adj.graph, x_src, self.aggr_module)
+            out = through([self.lin_l], out)
         if self.root_weight and x_dst is not None:
             out = add_projection(out, x_dst, self.lin_r, made_by=self.lin_l)
         return normalize(out, p=2.0, dim=-1) if self.normalize else out
