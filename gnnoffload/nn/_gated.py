@@ -19,6 +19,7 @@ from gnnoffload import gates
 from gnnoffload._dispatch import below_autograd, eager_apply, is_transformed
 from gnnoffload._dispatch_gated import call_gated, gated_vjp, grad_of_u
 from gnnoffload.nn._edge_chunks import CHUNK_BYTES, chunks
+from gnnoffload.nn._linear import product
 
 GPU_CHUNKS = 64  # of CHUNK_BYTES each make one on a GPU
 
@@ -84,8 +85,8 @@ def _forward(how, saves, x_dst, x_src, edge_attr, p):
     """y, and what backward needs besides: u, v and dy_du, empty unless it `saves`"""
     graph, softplus, reduce = how
     with below_autograd():
-        u = linear(x_dst, p.on_dst, p.bias_dst)
-        v = linear(x_dst if x_src is None else x_src, p.on_src, p.bias_src)
+        u = product(x_dst, p.on_dst, p.bias_dst)
+        v = product(x_dst if x_src is None else x_src, p.on_src, p.bias_src)
         scale = gates.scale_of(graph, v.dtype, reduce)
         if edge_attr is None:
             args = graph.args()
@@ -94,7 +95,7 @@ def _forward(how, saves, x_dst, x_src, edge_attr, p):
             given = graph, u, v, edge_attr, p, scale, softplus, saves
             y, dy_du = _by_chunks(*given)
         if p.root is not None:
-            y.addmm_(x_dst, p.root.t())
+            y += product(x_dst, p.root)
         if p.bias is not None:
             y += p.bias
     return y, u, v, dy_du
@@ -132,7 +133,7 @@ def _by_chunks(graph, u, v, edge_attr, p, scale, softplus, saves):
     dy_du = u.new_zeros(graph.num_dst if saves else 0, u.shape[1], dtype=wide)
     for chunk in chunks(graph, _bytes_per_edge(graph, v, edge_attr)):
         rows = slice(chunk.row_begin, chunk.row_end)
-        edge = linear(chunk.edges_of(edge_attr), p.on_edge)
+        edge = product(chunk.edges_of(edge_attr), p.on_edge)
         part = None if scale is None else scale[rows]
         y[rows], of_rows = call_gated(
             u[rows], v, edge, part, softplus, saves, chunk.args
@@ -194,9 +195,9 @@ def _backward(how, inputs, saved, needs, grad_y):
         sums.root.add_product(grad, x)
         sums.bias.add_rows(grad)
         if needs_dst:
-            out = torch.mm(grad_u, p.on_dst, out=grad_dst[rows])
+            grad_dst[rows] = product(grad_u, p.on_dst.t())
             if p.root is not None:
-                out.addmm_(grad, p.root)
+                grad_dst[rows] += product(grad, p.root.t())
 
     # what hangs on sources and edges
     needs_of_src = needs_dst if x_src is None else needs_src
@@ -215,7 +216,7 @@ def _backward(how, inputs, saved, needs, grad_y):
         attr = edge = None
         if edge_attr is not None:
             attr = chunk.edges_of(edge_attr)
-            edge = linear(attr, p.on_edge)
+            edge = product(attr, p.on_edge)
         grad_v, grad_edge = gated_vjp(
             grad_y, u, v[rows], edge, scale, softplus, chunk.args, needs_v, needs_edge
         )
@@ -224,9 +225,9 @@ def _backward(how, inputs, saved, needs, grad_y):
             sums.bias_src.add_rows(grad_v)
         sums.on_edge.add_product(grad_edge, attr)
         if needs_of_src:
-            grad_src[rows].addmm_(grad_v, p.on_src)
+            grad_src[rows] += product(grad_v, p.on_src.t())
         if needs_attr:
-            chunk.put_edges(grad_attr, grad_edge @ p.on_edge)
+            chunk.put_edges(grad_attr, product(grad_edge, p.on_edge.t()))
     return (
         grad_dst,
         grad_src if needs_src else None,
