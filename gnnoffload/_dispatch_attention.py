@@ -39,6 +39,7 @@ DST_GRADS = (2, 4, 6, 7, 8, 9, 10)  # q, score_dst, att, edge, edge_attr, ...
 SRC_GRADS = (0, 1, 3)  # v, k, score_src
 SCORE_EDGE = 5  # its gradient is that of the scores
 SCORES = (3, 4, SCORE_EDGE)  # of the accumulator's dtype
+DST_ROWS = {GAT: (0,), GATV2: (), DOT: (0, 1)}  # rows that the dst pass alone reads
 
 
 class Options(NamedTuple):
@@ -110,9 +111,13 @@ def _mask(places, needs):
     return sum(1 << bit for bit, place in enumerate(places) if needs[place])
 
 
-def attention_vjp(grad, grad_edge, written, operands, seed, graph, options, needs):
+def attention_vjp(
+    grad, grad_edge, written, operands, seed, graph, options, needs, forget=False
+):
     """The gradients of the operands, None where `needs` says so. `written` is forward's
-    out_acc, out_edge and lse; an absent tensor is an empty one here."""
+    out_acc, out_edge and lse; an absent tensor is an empty one here. `forget`: the
+    lists `written` and `operands` lose what the src pass does not read before it makes
+    its outputs."""
     grads = [None] * N_OPERANDS
     alpha, dscore, *given = dst_vjp_op(
         grad,
@@ -127,6 +132,10 @@ def attention_vjp(grad, grad_edge, written, operands, seed, graph, options, need
     for place, gradient in zip(DST_GRADS, given, strict=True):
         grads[place] = gradient
     grads[SCORE_EDGE] = dscore
+    if forget:
+        written.clear()
+        for place in DST_ROWS[options.kind]:
+            operands[place] = _stand_in(operands[place])
     wants = _mask(SRC_GRADS, needs)
     if wants:
         given = src_vjp_op(
@@ -137,6 +146,11 @@ def attention_vjp(grad, grad_edge, written, operands, seed, graph, options, need
     return tuple(
         g if need else None for g, need in zip(grads, needs[:N_OPERANDS], strict=True)
     )
+
+
+def _stand_in(rows):
+    """Rows of that shape and of one row's memory."""
+    return rows.new_empty(1, rows.shape[1]).expand(rows.shape[0], -1)
 
 
 # ----------------------------------------------------------- formulas for torch.library
@@ -218,21 +232,28 @@ class _Attention(Function):
         if grad is None:
             grad = zeros_like_rows(operands[0], ctx.graph[6])
         numbers = ctx.graph, ctx.options, ctx.needs_input_grad
-        written = out_acc, out_edge, lse
+        written = [out_acc, out_edge, lse]
         if _grad_enabled():
             grads = _AttentionVjp.apply(
                 grad, grad_edge, *written, *operands, seed, *numbers
             )
         else:
+            # nothing here holds a saved tensor while the src pass makes its outputs,
+            # and neither does the node, unless the graph is retained
+            del out_acc, out_edge, lse
+            ctx.maybe_clear_saved_tensors()
             grads = _run_vjp(grad, grad_edge, written, operands, seed, *numbers)
         return *grads, None, None, None
 
 
 def _run_vjp(grad, grad_edge, written, operands, seed, *numbers):
+    """Empties the lists `written` and `operands`."""
     grad_edge = _ABSENT if grad_edge is None else grad_edge.contiguous()
+    operands[:] = present(operands)
     with below_autograd():
         return attention_vjp(
-            grad, grad_edge, written, present(operands), *present([seed]), *numbers
+            *(grad, grad_edge, written, operands, *present([seed]), *numbers),
+            forget=True,
         )
 
 
@@ -243,7 +264,7 @@ class _AttentionVjp(Function):
     def forward(ctx, grad, grad_edge, out_acc, out_edge, lse, *args):
         *operands, seed, graph, options, needs = args
         ctx.kind = options.kind
-        written = out_acc, out_edge, lse
+        written = [out_acc, out_edge, lse]
         return _run_vjp(grad, grad_edge, written, operands, seed, graph, options, needs)
 
     @staticmethod

@@ -1,5 +1,7 @@
 """Finite differences, torch's op checks, torch.compile, and where derivatives end."""
 
+import weakref
+
 import pytest
 import torch
 from attention_cases import CASES, SIZE, SMALL, call, leaves, operands, step
@@ -217,3 +219,30 @@ def test_autocast(case):
     assert out.dtype is torch.float32
     for gradient, tensor in zip(grads, mixed.values(), strict=True):
         assert gradient.dtype is tensor.dtype and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_the_src_pass_finds_values_and_out_given_up(retain, monkeypatch):
+    """Saved rows that only the dst pass reads go before d_k and d_v come, unless the
+    graph is retained; a second backward then does the same or raises as ever."""
+    edges = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 1]])
+    leaf = torch.randn(3, 2, 4, requires_grad=True)
+    value, key = leaf * 2, leaf * 3
+    alive = [weakref.ref(value), weakref.ref(key)]
+    y = go.dot_attention(edges, leaf, key, value).sum()
+    del value, key
+    assert all(ref() is not None for ref in alive)
+    src_vjp, seen = _dispatch_attention.src_vjp_op, []
+
+    def watched(*args):
+        seen.append([ref() is not None for ref in alive])
+        return src_vjp(*args)
+
+    monkeypatch.setattr(_dispatch_attention, "src_vjp_op", watched)
+    (first,) = torch.autograd.grad(y, leaf, retain_graph=retain)
+    assert seen == [[retain] * 2]
+    if retain:
+        assert torch.equal(first, torch.autograd.grad(y, leaf)[0])
+    else:
+        with pytest.raises(RuntimeError, match="second time"):
+            torch.autograd.grad(y, leaf)
