@@ -1,9 +1,10 @@
 """Linear maps of node features, several of one x as one autograd node.
 
 Backward adds the parts of the gradient of x up in one tensor, each as soon as it is
-made. On a CPU in float32 the tall products go to oneDNN, which torch carries, where
-torch itself takes MKL: on a CPU whose vectors MKL does not use to the full they take
-less than half the time, on others as long.
+made. In float32 the tall products go to oneDNN, which torch carries, on CPUs whose
+vectors MKL, torch's choice, does not use to the full: AMD's with AVX-512 take half the
+time. They go there in blocks of two sizes: oneDNN compiles for each new number of rows,
+0.4 ms and more, which a mini-batch would pay each time.
 """
 
 import torch
@@ -14,7 +15,8 @@ from torch.nn.functional import linear
 from gnnoffload._dispatch import is_transformed
 from gnnoffload.nn._guard import is_plain
 
-ONEDNN_FROM = 2**20  # multiply-adds of a product; its calls cost 10 us more
+BLOCKS = 4096, 1024  # rows
+ONEDNN_FROM = 256  # entries of the weight; its calls cost 10 us more
 
 
 def linears(x, *maps):
@@ -97,29 +99,50 @@ def _added(total, part):
 
 def product(x, weight, bias=None):
     """x @ weight.T + bias; under create_graph=True as torch can differentiate it."""
-    if is_tall(x, weight) and not torch.is_grad_enabled():
-        if not (weight.is_contiguous() or weight.t().is_contiguous()):
-            weight = weight.contiguous()  # a slice takes seconds instead of 1 ms
-        return _onednn(x.contiguous(), weight, bias, "none", [], "")
-    return linear(x, weight, bias)
+    if not is_tall(x, weight) or torch.is_grad_enabled():
+        return linear(x, weight, bias)
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # a slice takes seconds instead of 1 ms
+    x, y = x.contiguous(), x.new_empty(x.shape[0], weight.shape[0])
+    begin, n_rows = 0, x.shape[0]
+    for step in BLOCKS:
+        while n_rows - begin >= step:
+            rows = slice(begin, begin + step)
+            y[rows] = _onednn(x[rows], weight, bias, "none", [], "")
+            begin += step
+    if begin < n_rows:
+        y[begin:] = linear(x[begin:], weight, bias)
+    return y
 
 
 def is_tall(x, weight):
-    """Whether x @ weight.T goes to oneDNN."""
+    """Whether oneDNN makes x @ weight.T."""
     return (
         x.dtype is torch.float32
         and x.is_cpu
-        and x.shape[0] * weight.numel() >= ONEDNN_FROM
+        and x.shape[0] >= BLOCKS[-1]
+        and weight.numel() >= ONEDNN_FROM
         and _onednn is not None
     )
 
 
 def _find_onednn():
-    """oneDNN's product as Inductor calls it, or None in a build of torch without it."""
-    if not torch.backends.mkldnn.is_available():
+    """oneDNN's product as Inductor calls it, where torch has it, and MKL, which on a
+    CPU that is not Intel's uses half of the vector."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
+        return None
+    if "GenuineIntel" in _cpu_facts():
         return None
     packet = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return getattr(packet, "default", None)
+
+
+def _cpu_facts():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return file.read(4096)
+    except OSError:
+        return ""
 
 
 _onednn = _find_onednn()
