@@ -39,6 +39,7 @@ for features in (1, 7, 32, 257):
     go.spmm(graph, x, w).square().sum().backward()
     statistics = go.aggregate(graph, x, ("mean", "min", "max", "std"))
     sum(y.square().sum() for y in statistics).backward()
+    go.gated(graph, x, torch.cat([x, x], dim=1)).square().sum().backward()
     go.softmax_aggregate(graph, x, 0.5).square().sum().backward()
     go.edge_softmax(graph, w).square().sum().backward()
     if features == 257:
