@@ -30,15 +30,20 @@ class Laplacian(NamedTuple):
     top: Tensor | float
 
 
-class ScaledLaplacian(NamedTuple):
-    """x [N, F] -> L^ x, of `dtype`."""
+class ScaledLaplacian:
+    """x [N, F] -> L^ x, of `dtype`; a plain class, as torch.compile wants it.
 
-    graph: object
-    laplacian: Laplacian
-    factor: Tensor | float  # 2 / lambda_max: number, [] or [N] by the first end
-    factor_of_rows: bool  # where the first ends are destinations
-    root: Tensor | float  # factor * diagonal - 1: number or [N, 1]
-    dtype: torch.dtype
+    graph, laplacian : Graph, Laplacian
+    factor : 2 / lambda_max: number, [] or [N] by the first end
+    factor_of_rows : where the first ends are destinations
+    root : factor * diagonal - 1: number or [N, 1]
+    """
+
+    __slots__ = ("dtype", "factor", "factor_of_rows", "graph", "laplacian", "root")
+
+    def __init__(self, graph, laplacian, factor, factor_of_rows, root, dtype):
+        self.graph, self.laplacian, self.dtype = graph, laplacian, dtype
+        self.factor, self.factor_of_rows, self.root = factor, factor_of_rows, root
 
     def __call__(self, x):
         x = x if x.dtype is self.dtype else x.to(self.dtype)

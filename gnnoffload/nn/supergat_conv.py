@@ -105,7 +105,7 @@ class SuperGATConv(PyGSuperGATConv):
         layout = getattr(edge_index, "layout", torch.strided)
         if layout is not torch.strided or hasattr(edge_index, "csr"):
             return "sparse matrix with positive and negative edges"
-        replaced = {"get_attention"} & vars(self).keys()
+        replaced = "get_attention" in vars(self)
         own = type(self).get_attention is PyGSuperGATConv.get_attention
         return None if own and not replaced else "get_attention() overridden"
 

@@ -100,8 +100,9 @@ class TransformerConv(PyGTransformerConv):
             key, value = projections(x_src, *of_src)
             rows = projections(x_dst, *of_dst, more=more)
         query, *rows = rows
-        skip = rows.pop(0) if self.root_weight else None
-        return query, key, value, skip, *rows
+        if not self.root_weight:
+            return query, key, value, None, *rows
+        return query, key, value, *rows
 
     def _folds(self, pair, edge_attr):
         """Whether `_folded` does; the layer itself may be in any other state."""
