@@ -316,9 +316,10 @@ TARGET static void NAME(join)(const reduce_view *s, int64_t row, const char *chu
                 const int32_t *codes =
                     (const int32_t *)(const void *)(chunk + codes_at);
                 const int32_t code = codes[side * n_features + f];
+                // nobody counted where nobody asks for arguments
+                const int64_t count = s->arg_bytes == 0 ? 1 : 1 + code / REDUCE_TIE;
                 meet(&b, (double)value[(2 + side) * n_features + f],
-                     h * GNN_WORK + code % REDUCE_TIE, 1 + code / REDUCE_TIE,
-                     side == 0);
+                     h * GNN_WORK + code % REDUCE_TIE, count, side == 0);
             }
             NAME(put_best)(s, row, f, &b, side);
         }
