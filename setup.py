@@ -41,6 +41,8 @@ C_FLAGS = [
     "-fvisibility=hidden",
     "-ffp-contract=fast",
 ]
+# -fexceptions may ask for libgcc's personality; a wheel needs libc alone.
+LINK_FLAGS = ["-static-libgcc", "-Wl,--exclude-libs,ALL"]
 # Exceptions and guarded statics would pull in libstdc++.
 CUDA_HOST_FLAGS = "-fPIC,-fno-exceptions,-fno-threadsafe-statics,-fvisibility=hidden"
 CUDA_ARCHS = {
@@ -138,7 +140,7 @@ def quoted(text):
 
 
 def flags_from_switches():
-    compile_flags, link_flags = list(C_FLAGS), []
+    compile_flags, link_flags = list(C_FLAGS), list(LINK_FLAGS)
     if switch("GNNOFFLOAD_DEBUG"):
         compile_flags += ["-O0", "-g", "-UNDEBUG"]
     if switch("GNNOFFLOAD_SANITIZE"):
