@@ -88,7 +88,8 @@ def test_peak_extra_bytes():
             torch.ones(size)
         return (torch.ones(size // 4),)
 
-    peak = layer_bench.peak_extra_bytes(step)
+    # other pages of the process, which the kernel took away, may come back meanwhile
+    peak = min(layer_bench.peak_extra_bytes(step) for _ in range(3))
     assert 0.98 * 4 * size <= peak < 1.2 * 4 * size  # the kernel rounds
 
 
