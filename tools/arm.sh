@@ -13,7 +13,7 @@ if [ -n "$missing" ]; then
     exit 1
 fi
 run() {
-    make --no-print-directory -s -O -j"$(nproc)" -f tests/c/ctest.mk ARM=1 LIMIT=300 "$@"
+    make --no-print-directory -s -O -j"$(nproc)" -f tests/c/ctest.mk ARM=1 LIMIT=900 "$@"
 }
 run
 for test in tests/c/test_link_*.c tests/c/test_offload_*.c; do
