@@ -221,6 +221,11 @@ class _Sddmm(Function):
 _record_spmm, _record_sddmm = eager_apply(_Spmm), eager_apply(_Sddmm)
 
 
+def accumulator(dtype) -> torch.dtype:
+    """What sums of `dtype` are made in, as the kernels make them."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
 def is_transformed() -> bool:
     """Under torch.compile, torch.func or forward-mode differentiation."""
     return is_compiling() or _transforms_active() or forward_ad._current_level >= 0

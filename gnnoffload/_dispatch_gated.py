@@ -11,7 +11,7 @@ those of the messages one by one (gates.py).
 
 import torch
 
-from gnnoffload._dispatch import _ABSENT, transposed
+from gnnoffload._dispatch import _ABSENT, accumulator, transposed
 
 gated_op = torch.ops.gnnoffload.gated.default
 gated_vjp_op = torch.ops.gnnoffload.gated_vjp.default
@@ -20,7 +20,7 @@ gated_vjp_op = torch.ops.gnnoffload.gated_vjp.default
 @torch.library.register_fake("gnnoffload::gated")
 def _(u, v, edge, scale, *graph_and_options):
     n_rows, wanted = graph_and_options[6], graph_and_options[9]
-    wide = torch.float64 if v.dtype is torch.float64 else torch.float32
+    wide = accumulator(v.dtype)
     return (
         v.new_empty((n_rows, v.shape[1] // 2)),
         v.new_empty((n_rows if wanted else 0, u.shape[1]), dtype=wide),
@@ -49,17 +49,9 @@ def _backward(ctx, grad, _):
     grad_u = grad_of_u(grad, dy_du) if needs_u else None
     grad_v = grad_edge = None
     if needs_v or needs_edge:
-        grad_v, grad_edge = gated_vjp_op(
-            grad,
-            u,
-            v,
-            edge,
-            scale,
-            *transposed(ctx.graph),
-            ctx.softplus,
-            needs_v,
-            needs_edge,
-        )
+        back = transposed(ctx.graph)
+        given = grad, u, v, edge, scale, ctx.softplus, back
+        grad_v, grad_edge = gated_vjp(*given, needs_v, needs_edge)
     return (
         grad_u,
         grad_v if needs_v else None,

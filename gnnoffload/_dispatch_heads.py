@@ -19,6 +19,7 @@ from gnnoffload import _dispatch
 from gnnoffload._dispatch import (
     GraphArgs,
     _grad_enabled,
+    accumulator,
     below_autograd,
     eager_apply,
     is_transformed,
@@ -29,10 +30,6 @@ edge_softmax_op = torch.ops.gnnoffload.edge_softmax.default
 edge_softmax_vjp_op = torch.ops.gnnoffload.edge_softmax_vjp.default
 heads_spmm_op = torch.ops.gnnoffload.heads_spmm.default
 heads_sddmm_op = torch.ops.gnnoffload.heads_sddmm.default
-
-
-def accumulator(dtype):
-    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 # ------------------------------------------------------------------------- fake kernels

@@ -15,6 +15,7 @@ from gnnoffload._dispatch import (
     _ABSENT,
     GraphArgs,
     _grad_enabled,
+    accumulator,
     below_autograd,
     eager_apply,
     is_transformed,
@@ -45,10 +46,6 @@ def refuse_twice(name):
 # ------------------------------------------------------------------------- fake kernels
 
 _ARGS = {0: torch.int8, 8: torch.int8, 16: torch.int16, 32: torch.int32}
-
-
-def accumulator(dtype):
-    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 @torch.library.register_fake("gnnoffload::aggregate")

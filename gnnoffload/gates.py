@@ -10,7 +10,12 @@ from torch.autograd import Function, forward_ad
 from torch.compiler import is_compiling
 from torch.nn.functional import pad, softplus
 
-from gnnoffload._dispatch import _transforms_active, below_autograd, eager_apply
+from gnnoffload._dispatch import (
+    _transforms_active,
+    accumulator,
+    below_autograd,
+    eager_apply,
+)
 from gnnoffload._dispatch import transposed as transposed_args
 from gnnoffload._dispatch_gated import call_gated, gated_vjp, grad_of_u
 from gnnoffload.errors import named
@@ -110,7 +115,7 @@ def scale_of(graph, dtype, reduce):
     """What the sums of a mean are multiplied by, [num_dst]; None for sums."""
     if reduce == "sum":
         return None
-    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    wide = accumulator(dtype)
     return graph.inverse_degree(wide)
 
 

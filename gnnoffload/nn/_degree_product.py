@@ -12,7 +12,7 @@ products of each scaler took 145 of 255 ms.
 
 import torch
 
-from gnnoffload._dispatch import eager_apply, is_transformed
+from gnnoffload._dispatch import accumulator, eager_apply, is_transformed
 from gnnoffload.nn._linear import product
 
 SHIFTED = ("mean", "min", "max")
@@ -163,7 +163,7 @@ def _backward(how, inputs, needs, grad):
     weight, shift, *ys = inputs
     needs_weight, needs_shift, *needs_ys = needs
     # a sum over all ranges: in float32 for 16-bit types
-    wide = torch.promote_types(weight.dtype, torch.float32)
+    wide = accumulator(weight.dtype)
     grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
     of_rows = [
         torch.empty_like(t) if n else None

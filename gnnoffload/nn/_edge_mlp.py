@@ -10,7 +10,7 @@ Saved: u, v, the attributes. Nothing of size E x H.
 import torch
 from torch.nn.functional import pad
 
-from gnnoffload._dispatch import eager_apply
+from gnnoffload._dispatch import accumulator, eager_apply
 from gnnoffload._ranges import DST, SRC, Range, bounds
 from gnnoffload.graph import _NO_EID, Graph, _for_kernels
 from gnnoffload.messages import gather, segment
@@ -92,7 +92,7 @@ def _backward(how, inputs, needs, grad_y):
     u, v, edge_attr, weight, *parameters = inputs
     needs_u, needs_v, needs_attr, needs_weight, *_ = needs
     # sums over all ranges: in float32 for 16-bit types
-    wide = torch.float64 if u.dtype is torch.float64 else torch.float32
+    wide = accumulator(u.dtype)
     grad_u = torch.zeros_like(u) if needs_u else None
     grad_v = torch.zeros_like(v, dtype=wide) if needs_v else None
     grad_attr = torch.empty_like(edge_attr) if needs_attr else None

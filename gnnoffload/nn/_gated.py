@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gnnoffload import gates
-from gnnoffload._dispatch import below_autograd, eager_apply, is_transformed
+from gnnoffload._dispatch import (
+    accumulator,
+    below_autograd,
+    eager_apply,
+    is_transformed,
+)
 from gnnoffload._dispatch_gated import call_gated, gated_vjp, grad_of_u
 from gnnoffload.nn._edge_chunks import CHUNK_BYTES, chunks
 from gnnoffload.nn._linear import product
@@ -128,7 +133,7 @@ _record = eager_apply(_GatedSum)  # layers fall back under torch.func
 
 def _by_chunks(graph, u, v, edge_attr, p, scale, softplus, saves):
     """(y, dy_du), the attributes projected a chunk of edges at a time."""
-    wide = torch.float64 if v.dtype is torch.float64 else torch.float32
+    wide = accumulator(v.dtype)
     y = v.new_zeros(graph.num_dst, v.shape[1] // 2)
     dy_du = u.new_zeros(graph.num_dst if saves else 0, u.shape[1], dtype=wide)
     for chunk in chunks(graph, _bytes_per_edge(graph, v, edge_attr)):
@@ -151,7 +156,7 @@ class _Sum:
     def __init__(self, of, needed):
         self.of, self.total = of, None
         if needed:
-            wide = torch.float64 if of.dtype is torch.float64 else torch.float32
+            wide = accumulator(of.dtype)
             self.total = torch.zeros(of.shape[::-1], dtype=wide, device=of.device)
 
     def add_product(self, a, b):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
+from gnnoffload._dispatch import accumulator
 from gnnoffload.graph import Graph
 from gnnoffload.nn import _guard
 from gnnoffload.nn._adjacency import PLAIN, SPARSE, SPARSE_TENSOR
@@ -70,10 +71,6 @@ def unweighted_scale(graph, dtype):
 def inverse_sqrt(degree):
     """degree^-1/2, zero where the degree is zero, with a zero gradient there."""
     return degree.masked_fill(degree == 0, float("inf")).pow(-0.5)
-
-
-def accumulator(dtype):
-    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def normalized_adjacency(adj, weight, add_self_loops, improved):

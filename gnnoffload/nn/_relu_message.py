@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import linear
 
 from gnnoffload import _dispatch_gine
-from gnnoffload._dispatch import below_autograd, eager_apply
+from gnnoffload._dispatch import accumulator, below_autograd, eager_apply
 from gnnoffload._dispatch_gine import call_gine_vjp, gine_op, gine_vjp_op
 from gnnoffload.nn._edge_chunks import chunks
 
@@ -124,7 +124,7 @@ def _backward_by_chunks(graph, inputs, needs, grad_y):
     grad_x = torch.zeros_like(x) if need_x else None
     grad_attr = torch.empty_like(edge_attr) if need_attr else None
     # sums over all chunks: in float32 for 16-bit types
-    acc = torch.float64 if grad_y.dtype is torch.float64 else torch.float32
+    acc = accumulator(grad_y.dtype)
     grad_weight = torch.zeros_like(weight.t(), dtype=acc) if need_weight else None
     grad_bias = torch.zeros_like(bias, dtype=acc) if need_bias else None
     dtype = grad_y.dtype

@@ -2,7 +2,7 @@
 z = [x_i, x_j, e]."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear, softplus
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.conv.cg_conv import CGConv as PyGCGConv
@@ -77,7 +77,7 @@ class CGConv(PyGCGConv):
             return "edge_attr and dim go together"
         if edge_attr is not None and edge_attr.dim() != 2:
             return "edge_attr is not a matrix"
-        if not all(_is_plain(lin) for lin in (self.lin_f, self.lin_s)):
+        if not all(_guard.is_plain(lin) for lin in (self.lin_f, self.lin_s)):
             return "a Linear has hooks or runs under autocast"
         return None
 
@@ -94,13 +94,3 @@ class _Gate:
 
     def parameters(self):
         return ()
-
-
-def _is_plain(lin):
-    return (
-        type(lin) is nn.Linear
-        and not lin._forward_hooks
-        and not lin._forward_pre_hooks
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.is_autocast_enabled("cuda")
-    )
